@@ -1,0 +1,80 @@
+"""
+AuditStreamError
+├── Refused          the request is wrong; fix it, do not retry
+│   ├── Malformed    it is not JSON at all
+│   └── TooLarge     it is over a limit
+├── Pushback         too busy; retry after `retry_after` seconds
+├── Unreachable      Redis is away or takes no writes; nothing is known to be written
+├── ChainBroken      evidence of tampering: `at`, `expected`, `found`
+├── HashMismatch     this replica computes other hashes than Redis does; take it out of service
+└── Misconfigured    the server does not start like this; the message says what to change
+"""
+
+
+class AuditStreamError(Exception):
+    """The root of every error this package raises on purpose."""
+
+
+class Refused(AuditStreamError):
+    """The request breaks the schema or has no canonical form. Nothing was written."""
+
+    def __init__(self, detail: str, *, field: str | None = None, index: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.field = field
+        self.index = index
+        """Position in the batch, from 0; None for a single event."""
+
+    def within_batch(self, index: int) -> "Refused":
+        """The same refusal, saying which event of the batch it is about."""
+        return Refused(f"event {index} of the batch: {self.detail}", field=self.field, index=index)
+
+
+class Malformed(Refused):
+    """The body is not JSON, or it was cut short."""
+
+
+class TooLarge(Refused):
+    """The body or the batch is over its limit."""
+
+
+class Pushback(AuditStreamError):
+    """The queue is full. Nothing of this request was written."""
+
+    def __init__(self, detail: str, *, retry_after: int = 1) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class Unreachable(AuditStreamError):
+    """Redis is away, or refuses writes (out of memory, read-only).
+
+    `in_doubt`: a write was under way and its reply is lost, so it may have landed. A retry under the
+    same idempotency key is safe either way.
+    """
+
+    retry_after = 1
+
+    def __init__(self, detail: str, *, in_doubt: bool = False) -> None:
+        super().__init__(detail)
+        self.in_doubt = in_doubt
+
+
+class ChainBroken(AuditStreamError):
+    """What is stored is not the chain that was written: evidence, so nothing is built on it."""
+
+    def __init__(self, detail: str, *, at: int, expected: str | None = None, found: str | None = None) -> None:
+        super().__init__(detail)
+        self.at = at
+        self.expected = expected
+        self.found = found
+
+
+class HashMismatch(AuditStreamError):
+    """Redis refused the hash this replica offered: its canonical form has drifted. Nothing was written."""
+
+    retry_after = 1
+
+
+class Misconfigured(AuditStreamError):
+    """A setting, or the Redis behind it, cannot give what was asked for."""

@@ -1,0 +1,264 @@
+"""What a producer hands in, the canonical text made of it, and the JSON of an event.
+
+A PublishRequest is read by one strict decoder and turned into a Draft once, at ingest. From there on
+only the Draft's bytes matter: they are hashed, stored, verified and spliced into every answer.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import chain as flatten
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import Meta
+
+from audit_stream.chain import Event, quoted
+from audit_stream.errors import Malformed, Refused
+
+MAX_NESTING = 64
+MAX_SOURCE_LENGTH = 256
+MAX_KEY_LENGTH = 255
+
+IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
+
+
+class PublishRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One event as a producer hands it in."""
+
+    kind: str
+    source: Annotated[
+        str,
+        Meta(min_length=1, max_length=MAX_SOURCE_LENGTH, description="Producing repository or service."),
+    ]
+    payload: Annotated[dict[str, Any], Meta(description="Any JSON object, nested 64 deep at most.")] = {}
+    timestamp: Annotated[
+        str | None,
+        Meta(description="RFC 3339 with offset, kept verbatim; the server's UTC now when left out."),
+    ] = None
+    idempotency_key: Annotated[
+        IdempotencyKey | None,
+        Meta(description="The same key with the same content is appended once."),
+    ] = None
+
+
+class Draft(NamedTuple):
+    """A PublishRequest that passed: canonical bytes, ready to be linked. Not yet an event."""
+
+    timestamp: bytes
+    kind: bytes
+    source: bytes
+    payload: bytes
+    stamped: bool
+    """The server gave the timestamp, so a retry of the same request carries another one."""
+    once: bytes
+    """Idempotency key, or nothing."""
+
+    def says_the_same_as(self, other: "Event | Draft") -> bool:
+        """Whether a retry of the request that made `other` would look like this draft."""
+        return (
+            self.payload == other.payload
+            and self.kind == other.kind
+            and self.source == other.source
+            and (self.stamped or self.timestamp == other.timestamp)
+        )
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self.payload) + len(self.source) + len(self.once) + 256
+
+
+_one = msgspec.json.Decoder(PublishRequest)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
+
+
+def decode(body: bytes) -> PublishRequest:
+    """Read one PublishRequest. Raises Malformed (no JSON) or Refused (breaks the schema)."""
+    try:
+        return _one.decode(body)
+    except msgspec.ValidationError as error:
+        raise Refused(str(error), field=_field_of(str(error))) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _why_undecodable(body, error) from error
+
+
+def decode_batch(body: bytes, *, lines: bool) -> list[bytes]:
+    """Split a JSON array, or NDJSON when `lines`, into the texts of its events; blank lines are skipped."""
+    if lines:
+        return [line for line in body.split(b"\n") if line.strip()]
+    try:
+        return [bytes(raw) for raw in _array.decode(body)]
+    except msgspec.ValidationError as error:
+        raise Refused(f"a batch is a JSON array of events, or NDJSON: {error}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _why_undecodable(body, error) from error
+
+
+def draft(request: PublishRequest, kinds: frozenset[str], *, once: str | None = None) -> Draft:
+    """Make the canonical text. Raises Refused, naming the field, for what has none or breaks the schema.
+
+    `once` is the idempotency key from the request's header; it may repeat the body's, not contradict it.
+    """
+    if request.kind not in kinds:
+        raise Refused(
+            f"kind: {request.kind!r} is not one of {', '.join(sorted(kinds))};"
+            " a deployment adds its own with AUDIT_STREAM_KINDS",
+            field="kind",
+        )
+    key = request.idempotency_key
+    if once is not None and key is not None and once != key:
+        raise Refused("idempotency_key: the header and the body name two different keys", field="idempotency_key")
+    key = key or once or ""
+    timestamp = request.timestamp
+    if timestamp is None:
+        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
+    else:
+        stamp = check_timestamp(timestamp, field="timestamp")
+    return Draft(
+        stamp.encode(),
+        request.kind.encode(),
+        request.source.encode(),
+        canonical_text(request.payload),
+        timestamp is None,
+        key.encode(),
+    )
+
+
+def canonical_text(payload: dict[str, Any]) -> bytes:
+    """Return `json.dumps(payload, sort_keys=True, separators=(",", ":"))` as ASCII bytes.
+
+    Raises Refused for a payload that other readers could not take: nested beyond 64, or with an
+    integer out of the range of a double.
+    """
+    try:
+        text = _canonical.encode(payload).encode("ascii")
+    except RecursionError as error:
+        raise _too_deep() from error
+    # Neither walk is made unless the text shows that it could find something.
+    if text.count(b"{") + text.count(b"[") > MAX_NESTING:
+        _check_nesting(payload)
+    if len(text) > 308 and _LONG_NUMBER.search(text):
+        _check_numbers(payload)
+    return text
+
+
+_LONG_NUMBER = re.compile(rb"[0-9]{309}")  # the largest double has 309 digits
+
+
+def _levels(payload: Any) -> Any:
+    level: list[Any] = [payload]
+    while level:
+        yield level
+        children = flatten.from_iterable(v.values() if type(v) is dict else v for v in level)
+        level = [child for child in children if type(child) is dict or type(child) is list]
+
+
+def _check_nesting(payload: dict[str, Any]) -> None:
+    for depth, _ in enumerate(_levels(payload), start=1):
+        if depth > MAX_NESTING:
+            raise _too_deep()
+
+
+def _check_numbers(payload: dict[str, Any]) -> None:
+    for level in _levels(payload):
+        for value in flatten.from_iterable(v.values() if type(v) is dict else v for v in level):
+            if type(value) is int:
+                try:
+                    float(value)
+                except OverflowError as error:
+                    raise Refused("payload: a number is out of the range of a double", field="payload") from error
+
+
+def _too_deep() -> Refused:
+    return Refused(f"payload: nested deeper than {MAX_NESTING} levels", field="payload")
+
+
+# RFC 3339 §5.6, `date-time`.
+_DATE_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)[Tt](\d\d):(\d\d):(\d\d)(\.\d{1,9})?([Zz]|[+-]([01]\d|2[0-3]):[0-5]\d)", re.ASCII
+)
+
+
+def check_timestamp(text: str, *, field: str) -> str:
+    """Return `text` when it is an RFC 3339 date-time with offset; raise Refused naming `field` otherwise."""
+    match = _DATE_TIME.fullmatch(text)
+    if match:
+        year, month, day, hour, minute, second = map(int, match.groups()[:6])
+        try:
+            # A leap second, 23:59:60Z, is RFC 3339 but nothing that datetime knows.
+            datetime(year, month, day, hour, minute, 59 if second == 60 else second)
+        except ValueError:
+            pass
+        else:
+            return text
+    raise Refused(
+        f"{field}: {text[:64]!r} is not an RFC 3339 date-time with offset, such as 2026-05-15T03:14:15.123+00:00",
+        field=field,
+    )
+
+
+def instant(text: str, *, field: str) -> datetime:
+    """Read an RFC 3339 date-time; a leap second counts as the second before it. Raises Refused."""
+    check_timestamp(text, field=field)
+    text = text.upper().replace("Z", "+00:00")
+    whole, rest = text[:19], text[19:]
+    if whole.endswith("60"):
+        whole = whole[:17] + "59"
+    fraction = re.match(r"\.\d+", rest)
+    if fraction:
+        digits, rest = fraction.group()[1:7].ljust(6, "0"), rest[fraction.end() :]
+        whole = f"{whole}.{digits}"
+    try:
+        return datetime.fromisoformat(whole + rest).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Refused(f"{field}: {text!r} is out of range", field=field) from error
+
+
+def to_json(event: Event) -> bytes:
+    """Return the event as a JSON object, its stored payload text spliced in unchanged."""
+    return b'{"event_id":%d,"timestamp":%b,"kind":%b,"source":%b,"payload":%b,"prev_hash":"%b","hash":"%b"}' % (
+        event.event_id,
+        quoted(event.timestamp) if b'"' in event.timestamp or b"\\" in event.timestamp else b'"%b"' % event.timestamp,
+        quoted(event.kind),
+        quoted(event.source),
+        event.payload,
+        event.prev_hash,
+        event.hash,
+    )
+
+
+def to_json_array(events: Sequence[Event]) -> bytes:
+    return b"[%b]" % b",".join(map(to_json, events))
+
+
+_PATH = re.compile(r"`\$(?:\[\.\.\.\]|\[\d+\])?\.([A-Za-z_]+)")
+_UNKNOWN = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
+
+
+def _field_of(message: str) -> str | None:
+    match = _UNKNOWN.search(message) or _PATH.search(message)
+    return match.group(1) if match else None
+
+
+def _why_undecodable(body: bytes, error: Exception) -> Refused:
+    """Tell a text that is not JSON from one that is, but that has no canonical form.
+
+    Slow and only for refusals: the strict decoder says little about why it stopped.
+    """
+    if isinstance(error, RecursionError):
+        return _too_deep()
+
+    def not_a_number(name: str) -> Any:
+        raise Refused(f"payload: {name} has no canonical form", field="payload")
+
+    try:
+        json.loads(body.decode("utf-8", "surrogatepass"), parse_constant=not_a_number)
+    except Refused as refusal:
+        return refusal
+    except RecursionError:
+        return _too_deep()
+    except ValueError as malformed:
+        return Malformed(f"the body is not JSON: {malformed}")
+    return Refused("payload: a lone surrogate has no canonical form", field="payload")

@@ -1,0 +1,108 @@
+"""What a 201 promises, and whether the Redis behind it can keep that."""
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from audit_stream.settings import Ack
+
+OLDEST = (6, 2)
+"""XRANGE with exclusive bounds came with Redis 6.2; Valkey started from Redis 7.2."""
+
+
+class Finding(NamedTuple):
+    """A setting that falls short."""
+
+    setting: str
+    found: str
+    wanted: str
+    why: str
+    mend: str
+    """What to type, or whom to ask."""
+    fatal: bool
+    """The promise cannot be kept, so the server refuses to start."""
+
+    def __str__(self) -> str:
+        return f"{self.setting} is {self.found}, should be {self.wanted}: {self.why}. {self.mend}"
+
+
+def judge(facts: Mapping[str, str], ack: Ack) -> list[Finding]:
+    """Compare what Redis says of itself with the promise; the worst findings first.
+
+    `facts` are INFO's fields and the settings of CONFIG GET; a setting that may not be read is missing.
+    """
+    findings = [*_server(facts), *(_disk(facts) if ack.fsync else ()), *_eviction(facts), *_replicas(facts, ack)]
+    return sorted(findings, key=lambda finding: not finding.fatal)
+
+
+def describe(facts: Mapping[str, str]) -> str:
+    """Name the server: `Valkey 9.1.2`, `Redis 7.2.4`."""
+    valkey = facts.get("valkey_version")
+    return f"Valkey {valkey}" if valkey else f"Redis {facts.get('redis_version', '?')}"
+
+
+def _server(facts: Mapping[str, str]) -> list[Finding]:
+    findings = []
+    version = facts.get("redis_version", "0.0")
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+        why = "streams are read with exclusive bounds, which older servers do not know"
+        findings.append(
+            Finding("version", version, "6.2 or newer", why, "Use Redis 6.2 or newer, or any Valkey.", fatal=True)
+        )
+    role = facts.get("role", "master")
+    if role not in ("master", "primary"):
+        why = "a replica takes no writes"
+        mend = "Point AUDIT_STREAM_REDIS_URL at the primary, or use redis+sentinel://, which follows it."
+        findings.append(Finding("role", role, "master", why, mend, fatal=True))
+    return findings
+
+
+def _disk(facts: Mapping[str, str]) -> list[Finding]:
+    findings = []
+    wanted = {
+        "appendonly": ("yes", "without the append-only file nothing reaches the disk"),
+        "appendfsync": ("always", "a 201 must mean that the event is on disk"),
+        "no-appendfsync-on-rewrite": ("no", "while the log is rewritten, nothing would be synced"),
+    }
+    known = dict(facts)
+    if "appendonly" not in known and "aof_enabled" in known:
+        known["appendonly"] = "yes" if known["aof_enabled"] == "1" else "no"
+    for setting, (value, why) in wanted.items():
+        found = known.get(setting)
+        if found == value or (found is None and setting == "no-appendfsync-on-rewrite"):
+            continue
+        if found is None:
+            mend = "Allow this user CONFIG GET, or state the weaker promise: AUDIT_STREAM_ACK=memory."
+            findings.append(Finding(setting, "not readable", value, why, mend, fatal=True))
+        else:
+            mend = f"CONFIG SET {setting} {value}, and the same in its configuration file."
+            findings.append(Finding(setting, found, value, why, mend, fatal=True))
+    if facts.get("aof_last_write_status", "ok") != "ok":
+        why = "the last write of the append-only file failed"
+        mend = "Look at the disk and at Redis' log."
+        findings.append(Finding("aof_last_write_status", facts["aof_last_write_status"], "ok", why, mend, fatal=True))
+    return findings
+
+
+def _eviction(facts: Mapping[str, str]) -> list[Finding]:
+    policy = facts.get("maxmemory-policy", facts.get("maxmemory_policy", "noeviction"))
+    if policy == "noeviction":
+        return []
+    mend = "CONFIG SET maxmemory-policy noeviction, and the same in its configuration file."
+    if policy.startswith("allkeys"):
+        limited = facts.get("maxmemory", "0") != "0"
+        why = (
+            "when memory runs out, Redis drops the chain" if limited else "with a maxmemory Redis would drop the chain"
+        )
+        return [Finding("maxmemory-policy", policy, "noeviction", why, mend, fatal=limited)]
+    why = "when memory runs out, Redis forgets idempotency keys before their time"
+    return [Finding("maxmemory-policy", policy, "noeviction", why, mend, fatal=False)]
+
+
+def _replicas(facts: Mapping[str, str], ack: Ack) -> list[Finding]:
+    connected = int(facts.get("connected_slaves", "0"))
+    if connected >= ack.replicas:
+        return []
+    why = f"AUDIT_STREAM_ACK={ack} waits for {ack.replicas} before each 201"
+    mend = "Connect the replicas (REPLICAOF), or lower the promise."
+    return [Finding("replicas", str(connected), f"{ack.replicas} or more", why, mend, fatal=False)]

@@ -1,0 +1,138 @@
+"""Loads the Lua scripts and calls them, one typed function per script."""
+
+from collections.abc import Sequence
+from functools import cache
+from hashlib import sha1
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError
+
+from audit_stream.chain import Head
+
+_HERE = Path(__file__).parent
+
+
+@cache
+def source(name: str) -> str:
+    """Return the text of a script: from the installed package, else from the checkout."""
+    for folder in (_HERE / "lua", _HERE.parents[1] / "lua"):
+        path = folder / f"{name}.lua"
+        if path.is_file():
+            return path.read_text(encoding="utf-8")
+    raise FileNotFoundError(f"{name}.lua is neither in the package nor in the checkout")
+
+
+@cache
+def append_script() -> tuple[str, str]:
+    """Return append.lua with sha256.lua in front of it, and the SHA-1 Redis knows it by."""
+    text = source("sha256") + source("append")
+    return text, sha1(text.encode()).hexdigest()
+
+
+class Linked(NamedTuple):
+    """An event as append.lua takes it."""
+
+    timestamp: bytes
+    kind: bytes
+    source: bytes
+    payload: bytes
+    quoted: bytes
+    """The source as a JSON string where that is more than the source in quotes; else nothing."""
+    hash: bytes
+    """Nothing when the script is to hash."""
+    kind_key: bytes
+    source_key: bytes
+    once_key: bytes
+    """Nothing without an idempotency key."""
+
+
+class Appended(NamedTuple):
+    first_id: int
+    refused: str
+    """The index writes that Redis refused; empty when all is well."""
+    prev_hash: bytes
+    """Of the first event."""
+    hashes: list[bytes]
+    """In order, when the script computed them; else empty."""
+    replicas: int
+    """How many replicas hold the write, when that was asked for; else 0."""
+
+
+class Moved(NamedTuple):
+    """Nothing was written: the head is another one."""
+
+    head: Head
+
+
+class Seen(NamedTuple):
+    """Nothing was written: these positions of the batch (from 0) were appended before, as these event_ids."""
+
+    event_ids: dict[int, int]
+
+
+class Landed(NamedTuple):
+    """Nothing was written now: this very batch was, earlier, starting at this event_id."""
+
+    first_id: int
+
+
+async def append(
+    redis: Redis,
+    events_key: bytes,
+    time_key: bytes,
+    token_key: bytes,
+    batch: Sequence[Linked],
+    *,
+    believed: bytes,
+    ttl_ms: int,
+    replicas: int = 0,
+    replicas_timeout_ms: int = 0,
+) -> Appended | Moved | Seen | Landed:
+    """Call append.lua; with `replicas`, wait on the same connection until that many hold the write.
+
+    Loads the script when Redis does not know it (restart, failover, SCRIPT FLUSH). Raises what redis-py raises.
+    """
+    keys: list[bytes] = [events_key, time_key, token_key]
+    argv: list[bytes | int] = [believed, ttl_ms]
+    for event in batch:
+        keys += (event.kind_key, event.source_key, event.once_key) if event.once_key else event[6:8]
+        argv += event[:6]
+        argv.append(b"1" if event.once_key else b"")
+    text, sha = append_script()
+    wait = ("WAIT", replicas, replicas_timeout_ms) if replicas else None
+    try:
+        reply, held = await _call(redis, ("EVALSHA", sha, len(keys), *keys, *argv), wait)
+    except NoScriptError:
+        reply, held = await _call(redis, ("EVAL", text, len(keys), *keys, *argv), wait)
+    match reply[0]:
+        case b"appended":
+            return Appended(reply[1], reply[2].decode(), reply[3], reply[4:], held)
+        case b"moved":
+            return Moved(Head(reply[1], reply[2]))
+        case b"seen":
+            return Seen({position - 1: event_id for position, event_id in zip(reply[1::2], reply[2::2], strict=True)})
+        case b"landed":
+            return Landed(reply[1])
+    raise RuntimeError(f"append.lua answered {reply!r}")
+
+
+async def _call(redis: Redis, command: tuple[Any, ...], wait: tuple[Any, ...] | None) -> tuple[Any, int]:
+    if wait is None:
+        return await redis.execute_command(*command), 0
+    # WAIT speaks of the writes of its own connection, and a pipeline keeps to one.
+    async with redis.pipeline(transaction=False) as pipeline:
+        pipeline.execute_command(*command)
+        pipeline.execute_command(*wait)
+        reply, held = await pipeline.execute()
+    return reply, held
+
+
+async def probe(redis: Redis) -> bool:
+    """Whether Redis runs our script: loads it, and hashes nothing of anyone's."""
+    text = source("sha256") + "return sha256(ARGV[1])"
+    return bool(await redis.execute_command("EVAL", text, 0, b"") == _EMPTY)
+
+
+_EMPTY = b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # FIPS 180-4 of no bytes

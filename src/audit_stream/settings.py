@@ -1,0 +1,177 @@
+"""Every environment variable of the server, in one struct."""
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import msgspec
+
+from audit_stream.errors import Misconfigured
+from audit_stream.kinds import with_extra
+
+Hashing = Literal["checked", "script"]
+
+
+class Ack(NamedTuple):
+    """What a 201 means."""
+
+    fsync: bool
+    """The event is on the disk of the Redis that took it."""
+    replicas: int
+    """And this many replicas hold it."""
+
+    def __str__(self) -> str:
+        parts = ["fsync" if self.fsync else "memory"] + ([f"replicas={self.replicas}"] if self.replicas else [])
+        return ",".join(parts)
+
+
+FSYNC = Ack(fsync=True, replicas=0)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    redis_url: str | None = None
+    data_dir: Path
+    host: str | None = None
+    port: int = 8093
+    chain: str = "audit"
+    kinds: tuple[str, ...] = with_extra(())
+    ack: Ack = FSYNC
+    hashing: Hashing = "checked"
+    max_event_bytes: int = 256 * 1024
+    idempotency_ttl: timedelta = timedelta(hours=24)
+
+    @property
+    def bind_host(self) -> str:
+        return self.host or "127.0.0.1"
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
+        """Read the settings. Raises Misconfigured naming the variable and what it takes.
+
+        A variable called AUDIT_STREAM_… that no part of the project knows is refused as well: a
+        misspelt promise must not turn into the default one.
+        """
+        environ = os.environ if environ is None else environ
+        for name in environ:
+            if name.startswith("AUDIT_STREAM_") and name not in VARIABLES and name not in _OTHER_PROGRAMS:
+                raise Misconfigured(f"{name} is no setting of audit-stream; there are {', '.join(VARIABLES)}")
+        found: dict[str, Any] = {}
+        for name, variable in VARIABLES.items():
+            text = environ.get(name, "").strip()
+            if text and variable.field not in found:
+                found[variable.field] = variable.parse(name, text)
+        found.setdefault("data_dir", default_data_dir(environ))
+        return cls(**found)
+
+
+def default_data_dir(environ: Mapping[str, str]) -> Path:
+    """`$XDG_DATA_HOME/audit-stream`, or `~/.local/share/audit-stream` (XDG Base Directory Specification)."""
+    root = environ.get("XDG_DATA_HOME", "")
+    return (Path(root) if root else Path.home() / ".local" / "share") / "audit-stream"
+
+
+class Variable(NamedTuple):
+    field: str
+    parse: Any
+    """(name, text) -> value; raises Misconfigured."""
+    default: str
+    help: str
+
+
+def _text(_name: str, text: str) -> str:
+    return text
+
+
+def _redis_url(name: str, text: str) -> str:
+    if not re.match(r"(rediss?|redis\+sentinel)://.|unix://", text):
+        raise Misconfigured(
+            f"{name}: {text!r} is no address of a Redis; it starts with redis://, rediss://, unix:// or redis+sentinel://"
+        )
+    return text
+
+
+def _path(_name: str, text: str) -> Path:
+    return Path(text).expanduser().absolute()
+
+
+def _whole(low: int, high: int) -> Any:
+    def parse(name: str, text: str) -> int:
+        if not re.fullmatch(r"\d{1,12}", text, re.ASCII) or not low <= int(text) <= high:
+            raise Misconfigured(f"{name}: {text!r} is not a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _chain(name: str, text: str) -> str:
+    # The name is the hash tag of every key, so it cannot hold the braces that mark one.
+    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,64}", text):
+        raise Misconfigured(f"{name}: {text!r} is no chain name; use letters, digits and _ . : - (64 at most)")
+    return text
+
+
+def _kinds(_name: str, text: str) -> tuple[str, ...]:
+    return with_extra([kind for kind in (part.strip() for part in text.split(",")) if kind])
+
+
+def _ack(name: str, text: str) -> Ack:
+    fsync, replicas = True, 0
+    for part in text.split(","):
+        part = part.strip()
+        if part in ("fsync", "memory"):
+            fsync = part == "fsync"
+        elif match := re.fullmatch(r"replicas=(\d{1,2})", part, re.ASCII):
+            replicas = int(match.group(1))
+        else:
+            raise Misconfigured(f"{name}: {text!r} is no promise; use fsync or memory, and replicas=N on top")
+    return Ack(fsync, replicas)
+
+
+def _hashing(name: str, text: str) -> str:
+    if text not in get_args(Hashing):
+        raise Misconfigured(f"{name}: {text!r} is not one of {', '.join(get_args(Hashing))}")
+    return text
+
+
+def _duration(name: str, text: str) -> timedelta:
+    match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", text, re.ASCII)
+    if not match or int(match.group(1)) == 0:
+        raise Misconfigured(f"{name}: {text!r} is no duration; use 90s, 30m, 24h or 7d")
+    return int(match.group(1)) * timedelta(seconds={"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)])
+
+
+VARIABLES: dict[str, Variable] = {
+    "AUDIT_STREAM_REDIS_URL": Variable(
+        "redis_url",
+        _redis_url,
+        "an embedded Valkey",
+        "Redis that holds the chain: redis:// rediss:// unix:// redis+sentinel://host:port,host:port/master/0",
+    ),
+    "REDIS_URL": Variable("redis_url", _redis_url, "", "the same, where a platform sets this name"),
+    "AUDIT_STREAM_DATA_DIR": Variable(
+        "data_dir", _path, "~/.local/share/audit-stream", "where the embedded Valkey keeps its data"
+    ),
+    "HOST": Variable("host", _text, "127.0.0.1", "address to listen on"),
+    "PORT": Variable("port", _whole(0, 65535), "8093", "port to listen on; 0 takes a free one"),
+    "AUDIT_STREAM_CHAIN": Variable("chain", _chain, "audit", "name of the chain, the hash tag of all its keys"),
+    "AUDIT_STREAM_KINDS": Variable("kinds", _kinds, "none", "extra kinds, separated by commas"),
+    "AUDIT_STREAM_ACK": Variable("ack", _ack, "fsync", "what a 201 means: fsync or memory, with ,replicas=N on top"),
+    "AUDIT_STREAM_HASHING": Variable(
+        "hashing",
+        _hashing,
+        "checked",
+        "checked: Redis hashes the new head of each batch; script: every event",
+    ),
+    "AUDIT_STREAM_MAX_EVENT_BYTES": Variable(
+        "max_event_bytes", _whole(1024, 16 * 1024 * 1024), "262144", "largest event, as sent"
+    ),
+    "AUDIT_STREAM_IDEMPOTENCY_TTL": Variable(
+        "idempotency_ttl", _duration, "24h", "how long an idempotency key is remembered"
+    ),
+}
+
+# Read by the command line and by the tests, not by the server.
+_OTHER_PROGRAMS = {"AUDIT_STREAM_URL", "AUDIT_STREAM_TEST_REDIS_URL"}

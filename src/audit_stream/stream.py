@@ -1,0 +1,304 @@
+"""The chain on Redis. Every Redis command but the scripts' stands in this file.
+
+The events stream alone is the truth; the index streams beside it can be rebuilt from it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from redis.exceptions import ResponseError
+
+from audit_stream import scripts
+from audit_stream.chain import START, Event, Head, quoted
+from audit_stream.connection import Clients, connect, reaching
+from audit_stream.errors import ChainBroken
+from audit_stream.event import Draft
+from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
+
+FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
+"""Of an entry of the events stream, in this order."""
+
+
+class Keys(NamedTuple):
+    """The keys of one chain. One hash tag, so one slot in a cluster."""
+
+    chain: str
+
+    @property
+    def events(self) -> bytes:
+        return b"{%b}:events" % self.chain.encode()
+
+    @property
+    def time(self) -> bytes:
+        return b"{%b}:time" % self.chain.encode()
+
+    def kind(self, kind: bytes) -> bytes:
+        return b"{%b}:kind:%b" % (self.chain.encode(), kind)
+
+    def source(self, source: bytes) -> bytes:
+        return b"{%b}:source:%b" % (self.chain.encode(), source)
+
+    def once(self, key: bytes) -> bytes:
+        return b"{%b}:once:%b" % (self.chain.encode(), key)
+
+    def batch(self, token: bytes) -> bytes:
+        """Names a batch that the script hashes, so that a lost reply can be settled."""
+        return b"{%b}:batch:%b" % (self.chain.encode(), token)
+
+
+class Page(NamedTuple):
+    events: list[Event]
+    """Up to the first entry that is not ours."""
+    foreign: ChainBroken | None
+    """That entry, where there is one."""
+    last_entry: bytes = b""
+    """Id of the last entry read, ours or not; nothing on an empty page."""
+
+    def unbroken(self) -> list[Event]:
+        """The events; raises ChainBroken when an entry among them is not ours."""
+        if self.foreign:
+            raise self.foreign
+        return self.events
+
+
+class End(NamedTuple):
+    """How the chain ends, all of it read in one step."""
+
+    page: Page
+    """The events behind the cursor that was asked about."""
+    written: int
+    """The highest event_id ever written; more than the head's when the end was cut."""
+    lengths: list[int]
+    """How many entries each of the indexes asked about holds."""
+
+
+class Stream:
+    """One chain. Raises Unreachable when Redis is away, ChainBroken when a key or an entry is not ours."""
+
+    def __init__(self, clients: Clients, chain: str) -> None:
+        self._write, self._read, self._tail = clients
+        self.keys = Keys(chain)
+        self._link_keys = lru_cache(maxsize=8192)(self._make_link_keys)
+
+    @classmethod
+    def at(cls, url: str, chain: str = "audit") -> "Stream":
+        return cls(connect(url), chain)
+
+    async def close(self) -> None:
+        for client in (self._tail, self._write, self._read):
+            await client.aclose()
+
+    # --- write
+
+    async def append(
+        self,
+        drafts: Sequence[Draft],
+        hashes: Sequence[bytes] | None,
+        *,
+        believed: bytes,
+        token: bytes,
+        ttl_ms: int,
+        replicas: int,
+        replicas_timeout_ms: int,
+    ) -> Appended | Moved | Seen | Landed:
+        """Link the drafts as one batch: with the offered hashes, or hashed by the script when there are none."""
+        batch = []
+        for draft, offered in zip(drafts, hashes or [b""] * len(drafts), strict=True):
+            text, kind_key, source_key = self._link_keys(draft.kind, draft.source)
+            once_key = self.keys.once(draft.once) if draft.once else b""
+            batch.append(Linked(*draft[:4], text, offered, kind_key, source_key, once_key))
+        with reaching():
+            return await scripts.append(
+                self._write,
+                self.keys.events,
+                self.keys.time,
+                self.keys.batch(token),
+                batch,
+                believed=believed,
+                ttl_ms=ttl_ms,
+                replicas=replicas,
+                replicas_timeout_ms=replicas_timeout_ms,
+            )
+
+    def _make_link_keys(self, kind: bytes, source: bytes) -> tuple[bytes, bytes, bytes]:
+        # What Lua would have to escape, it is given escaped: it never encodes JSON.
+        text = quoted(source)
+        return b"" if text == b'"%b"' % source else text, self.keys.kind(kind), self.keys.source(source)
+
+    # --- read
+
+    async def head(self) -> Head:
+        """The newest event; START for an empty chain."""
+        with reaching():
+            reply = await self._read.execute_command("XREVRANGE", self.keys.events, "+", "-", "COUNT", 1)
+        events = _page(reply).unbroken()
+        return Head(events[0].event_id, events[0].hash) if events else START
+
+    async def get(self, event_id: int) -> Event | None:
+        events = (await self.page(event_id - 1, upto=event_id, count=1)).unbroken()
+        return events[0] if events else None
+
+    async def page(self, after: int, *, upto: int | None = None, count: int) -> Page:
+        """Up to `count` events in order, from the one behind the cursor `after` to `upto`."""
+        # From the very first id behind event `after`, so that an entry squeezed in between is seen as well.
+        start, end = b"(%d-0" % after, b"+" if upto is None else b"%d" % upto
+        with reaching():
+            return _page(await self._read.execute_command("XRANGE", self.keys.events, start, end, "COUNT", count))
+
+    async def pick(self, event_ids: Sequence[int]) -> list[Event]:
+        """The events of these ids, in this order; one that is not there is left out."""
+        with reaching():
+            async with self._read.pipeline(transaction=False) as pipeline:
+                for event_id in event_ids:
+                    pipeline.execute_command("XRANGE", self.keys.events, b"%d-0" % event_id, b"%d-0" % event_id)
+                replies = await pipeline.execute()
+        return [event for reply in replies for event in _page(reply).unbroken()]
+
+    async def wait(self, after: int, *, count: int, block_s: float) -> Page:
+        """Like `page`, on the tail's own connection, and blocking until there is an event to return."""
+        command = (
+            "XREAD",
+            "COUNT",
+            count,
+            "BLOCK",
+            int(block_s * 1000),
+            "STREAMS",
+            self.keys.events,
+            b"%d-0" % after,
+        )
+        with reaching():
+            # A half-open connection never answers; redis-py closes it when the wait is cancelled.
+            async with asyncio.timeout(block_s + 5):
+                reply = await self._tail.execute_command(*command)
+        return _page(reply[0][1]) if reply else Page([], None)
+
+    async def end(self, after: int, *, count: int, indexes: Sequence[bytes] = ()) -> End:
+        """Read up to `count` events behind `after`, the highest id ever written and lengths of indexes, in one step."""
+        with reaching():
+            async with self._read.pipeline(transaction=True) as pipeline:
+                pipeline.execute_command("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
+                pipeline.execute_command("XINFO", "STREAM", self.keys.events)
+                for key in indexes:
+                    pipeline.execute_command("XLEN", key)
+                entries, info, *lengths = await pipeline.execute(raise_on_error=False)
+            for reply in (entries, *lengths):
+                if isinstance(reply, ResponseError):
+                    raise reply
+        # Of a stream that is not there, XINFO is an error: then nothing was ever written.
+        written = 0 if isinstance(info, ResponseError) else int(info["last-generated-id"].partition(b"-")[0])
+        return End(_page(entries), written, lengths)
+
+    # --- indexes
+
+    async def index(
+        self, key: bytes, *, low: int, high: int | None, count: int, newest_first: bool = False
+    ) -> list[int]:
+        """Up to `count` event_ids from the index at `key`, between `low` and `high`, both included."""
+        first, last = b"%d" % max(low, 0), b"+" if high is None else b"%d" % max(high, 0)
+        command, bounds = ("XREVRANGE", (last, first)) if newest_first else ("XRANGE", (first, last))
+        with reaching():
+            reply = await self._read.execute_command(command, key, *bounds, "COUNT", count)
+        return [int(entry_id.partition(b"-")[0]) for entry_id, _ in reply]
+
+    async def in_index(self, key: bytes, event_ids: Sequence[int]) -> list[int]:
+        """Those of the ids that the index at `key` holds."""
+        with reaching():
+            async with self._read.pipeline(transaction=False) as pipeline:
+                for event_id in event_ids:
+                    pipeline.execute_command("XRANGE", key, b"%d-0" % event_id, b"%d-0" % event_id)
+                replies = await pipeline.execute()
+        return [event_id for event_id, reply in zip(event_ids, replies, strict=True) if reply]
+
+    async def index_lengths(self, keys: Sequence[bytes]) -> list[int]:
+        """How many entries each index holds, all read at once."""
+        with reaching():
+            async with self._read.pipeline(transaction=True) as pipeline:
+                for key in keys:
+                    pipeline.xlen(key)
+                return list(await pipeline.execute())
+
+    async def first_at(self, ms: int) -> int | None:
+        """The first event committed at or after this Unix time in milliseconds."""
+        with reaching():
+            reply = await self._read.execute_command("XRANGE", self.keys.time, b"%d" % max(ms, 0), "+", "COUNT", 1)
+        return int(reply[0][0].partition(b"-")[2]) if reply else None
+
+    async def last_before(self, ms: int) -> int | None:
+        """The last event committed before this Unix time in milliseconds."""
+        bound = b"(%d-0" % max(ms, 1)
+        with reaching():
+            reply = await self._read.execute_command("XREVRANGE", self.keys.time, bound, "-", "COUNT", 1)
+        return int(reply[0][0].partition(b"-")[2]) if reply else None
+
+    async def time_index(self, after: bytes, *, count: int) -> list[tuple[bytes, int]]:
+        """Up to `count` (entry id, event_id) of the index by commit time, behind the entry `after`."""
+        with reaching():
+            reply = await self._read.execute_command("XRANGE", self.keys.time, b"(" + after, "+", "COUNT", count)
+        return [(entry_id, int(entry_id.partition(b"-")[2])) for entry_id, _ in reply]
+
+    async def index_keys(self) -> list[bytes]:
+        """The keys of every kind and source index that is there."""
+        with reaching():
+            pattern = b"{%b}:" % self.keys.chain.encode()
+            return [
+                key
+                async for key in self._read.scan_iter(match=_literally(pattern) + b"*", count=1000)
+                if key.startswith((pattern + b"kind:", pattern + b"source:"))
+            ]
+
+    # --- the server behind it
+
+    async def key_type(self) -> str:
+        with reaching():
+            return _text(await self._read.type(self.keys.events))
+
+    async def facts(self) -> dict[str, str]:
+        """What the Redis says of itself: INFO, and those settings that a promise depends on.
+
+        A setting that this user may not read is left out.
+        """
+        with reaching():
+            info = await self._read.info()
+            facts = {name: str(value) for name, value in info.items()}
+            for setting in _SETTINGS:
+                try:
+                    reply = await self._read.config_get(setting)
+                except ResponseError:
+                    continue
+                facts.update({_text(name): _text(value) for name, value in reply.items()})
+        return facts
+
+    async def runs_scripts(self) -> bool:
+        """Whether Redis runs our Lua and it computes SHA-256 right."""
+        with reaching():
+            return await scripts.probe(self._read)
+
+    async def replicas_hold(self, replicas: int, timeout_ms: int) -> int:
+        """How many replicas hold everything written on the write connection so far."""
+        with reaching():
+            return int(await self._write.execute_command("WAIT", replicas, timeout_ms))
+
+
+_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _literally(pattern: bytes) -> bytes:
+    return b"".join(b"\\" + bytes([c]) if c in b"*?[]\\" else bytes([c]) for c in pattern)
+
+
+def _page(entries: list[Any]) -> Page:
+    events: list[Event] = []
+    for entry_id, fields in entries:
+        number, _, sequence = entry_id.partition(b"-")
+        if sequence != b"0" or fields[::2] != FIELDS:
+            what = "its fields are not an event's" if sequence == b"0" else "its id is not an event's"
+            found = ChainBroken(f"entry {entry_id.decode()} is not an event: {what}", at=int(number))
+            return Page(events, found, entry_id)
+        events.append(Event(int(number), *fields[1::2]))
+    return Page(events, None, entries[-1][0] if entries else b"")

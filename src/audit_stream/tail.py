@@ -1,0 +1,243 @@
+"""Following live: one blocking XREAD per process, many subscribers.
+
+Each event is encoded once, into frames that all subscribers share. A subscriber owns nothing but its
+cursor. Behind the frames kept in memory it reads from Redis; at their front it waits. So there is no
+moment of switching over at which an event could be missed or come twice.
+"""
+
+import asyncio
+import logging
+from bisect import bisect_right
+from collections.abc import AsyncIterator
+from typing import NamedTuple
+
+from audit_stream.chain import Event
+from audit_stream.errors import ChainBroken, Unreachable
+from audit_stream.event import to_json
+from audit_stream.query import Filter, fetch, select
+from audit_stream.stream import Stream
+
+KEPT_FRAMES = 8 * 1024
+KEPT_BYTES = 16 * 1024 * 1024
+CHUNK_FRAMES = 256
+REPLAY_PAGE = 2_000
+HEARTBEAT_S = 15.0
+BLOCK_S = 10.0
+RECONNECT_S = 0.1
+RETRY_MS = 2_000
+
+log = logging.getLogger(__name__)
+
+
+class View(NamedTuple):
+    """What a subscriber wants to see."""
+
+    kind: str | None = None
+    source: str | None = None
+    named: bool = True
+    """With an `event:` line; without one, a browser hands the frame to `onmessage`."""
+
+
+class Frame(NamedTuple):
+    event_id: int
+    kind: str
+    source: str
+    named: bytes
+    plain: bytes
+
+
+def frame(event: Event) -> Frame:
+    """Encode an event as a server-sent event (WHATWG HTML §9.2)."""
+    plain = b"id: %d\ndata: %b\n\n" % (event.event_id, to_json(event))
+    return Frame(
+        event.event_id, event.kind.decode(), event.source.decode(), b"event: %b\n%b" % (event.kind, plain), plain
+    )
+
+
+class Tail:
+    """The newest events of one chain, for any number of subscribers. Start it with `async with`."""
+
+    def __init__(self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+        self._stream = stream
+        self._heartbeat_s = heartbeat_s
+        self._frames: list[Frame] = []
+        self._ids: list[int] = []
+        self._size_bytes = 0
+        self._floor = 0
+        """Every event behind this id and up to `newest` is in `_frames`."""
+        self.newest = 0
+        self.subscribers = 0
+        self.connected = False
+        self._beats = 0
+        self._closing = False
+        self._news = asyncio.Event()
+        self._chunks: dict[tuple[int, View], tuple[int, bytes]] = {}
+
+    async def __aenter__(self) -> "Tail":
+        self.newest = self._floor = (await self._stream.head()).event_id
+        self.connected = True
+        self._tasks = [asyncio.create_task(self._read(), name="tail"), asyncio.create_task(self._beat(), name="beat")]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def close(self) -> None:
+        """End every subscription; they resume elsewhere by id. May be called from a signal handler's callback."""
+        self._closing = True
+        self._wake()
+
+    # --- the one reader
+
+    async def _read(self) -> None:
+        at = b"%d-0" % self.newest
+        while True:
+            try:
+                if not self.connected:
+                    at = await self._reconnect(at)
+                page = await self._stream.wait(at, count=500, block_s=BLOCK_S)
+            except Unreachable as error:
+                if self.connected:
+                    log.warning("the live tail waits: %s", error)
+                self.connected = False
+                await asyncio.sleep(RECONNECT_S)
+                continue
+            except ChainBroken as error:
+                log.error("the live tail waits: %s", error)
+                await asyncio.sleep(1)
+                continue
+            if page.foreign:
+                log.error("left out of the live tail: %s", page.foreign)
+            at = page.last_entry or at
+            self._publish(page.events)
+
+    async def _reconnect(self, at: bytes) -> bytes:
+        head = (await self._stream.head()).event_id
+        self.connected = True
+        if head >= self.newest:
+            return at
+        # Redis came back with less than it had. Nobody may wait for ids that will be given out again.
+        log.error("the chain ends at event #%d, but #%d was seen here: open streams are closed", head, self.newest)
+        self._frames, self._ids, self._chunks, self._size_bytes = [], [], {}, 0
+        self.newest = self._floor = head
+        self._wake()
+        return b"%d-0" % head
+
+    def _publish(self, events: list[Event]) -> None:
+        if not events:
+            return
+        for event in events:
+            made = frame(event)
+            self._frames.append(made)
+            self._ids.append(made.event_id)
+            self._size_bytes += len(made.named)
+        self.newest = self._ids[-1]
+        if len(self._ids) > KEPT_FRAMES or self._size_bytes > KEPT_BYTES:
+            self._forget()
+        self._wake()
+
+    def _forget(self) -> None:
+        """Drop the older half, or as much of it as brings the bytes below the limit."""
+        half = len(self._ids) // 2
+        size_bytes = sum(len(kept.named) for kept in self._frames[half:])
+        while size_bytes > KEPT_BYTES and half < len(self._ids) - 1:
+            size_bytes -= len(self._frames[half].named)
+            half += 1
+        if half:
+            self._floor = self._ids[half - 1]
+            del self._ids[:half], self._frames[:half]
+            self._size_bytes = size_bytes
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(self._heartbeat_s)
+            self._beats += 1
+            self._wake()
+
+    def _wake(self) -> None:
+        self._chunks.clear()
+        news, self._news = self._news, asyncio.Event()
+        news.set()
+
+    # --- subscribers
+
+    async def follow(self, cursor: int, view: View) -> AsyncIterator[bytes]:
+        """Yield frames of every event behind `cursor`, in order, each once, then live ones as they come.
+
+        Ends when the server stops, when the reader falls further behind than the frames kept here, or when
+        the chain turns out damaged: the client resumes by the last id it has seen, and loses nothing.
+        """
+        yield b"retry: %d\n: audit-stream\n\n" % RETRY_MS
+        told, beats, live = cursor, self._beats, False
+        self.subscribers += 1
+        try:
+            while not self._closing and cursor <= self.newest:
+                news = self._news
+                if cursor < self._floor:
+                    if live:
+                        yield b": too far behind; resume from your last id\n\n"
+                        return
+                    try:
+                        async for cursor, chunk in self._replay(cursor, view):
+                            told = cursor if chunk else told
+                            yield chunk
+                            if self._closing:
+                                return
+                    except Unreachable:
+                        await self._news_or(news, RECONNECT_S)
+                    except ChainBroken as error:
+                        yield b": %b\n\n" % str(error).encode()
+                        return
+                elif cursor < self.newest:
+                    cursor, chunk = self._chunk(cursor, view)
+                    if chunk:
+                        told, live = cursor, True
+                        yield chunk
+                else:
+                    live = True
+                    await news.wait()
+                if beats != self._beats:
+                    beats = self._beats
+                    # Under a filter the cursor moves past events that are not sent; a frame of nothing but an
+                    # id moves the client's Last-Event-ID along and dispatches no event.
+                    yield b"id: %d\n\n" % cursor if told < cursor else b": heartbeat\n\n"
+                    told = cursor
+        finally:
+            self.subscribers -= 1
+
+    async def _replay(self, cursor: int, view: View) -> AsyncIterator[tuple[int, bytes]]:
+        upto = self.newest
+        wanted = Filter(view.kind, view.source, after=cursor, before=upto + 1, limit=REPLAY_PAGE)
+        selection = await select(self._stream, wanted)
+        async for events in fetch(self._stream, selection.event_ids):
+            cursor = events[-1].event_id
+            yield cursor, b"".join(_shown(frame(event), view) for event in events)
+        yield selection.event_ids[-1] if selection.more else upto, b""
+
+    def _chunk(self, cursor: int, view: View) -> tuple[int, bytes]:
+        """The next frames behind the cursor, joined once for all subscribers that stand at the same place."""
+        made = self._chunks.get((cursor, view))
+        if made is None:
+            start = bisect_right(self._ids, cursor)
+            frames = self._frames[start : start + CHUNK_FRAMES]
+            chunk = b"".join(
+                _shown(kept, view)
+                for kept in frames
+                if view.kind in (None, kept.kind) and view.source in (None, kept.source)
+            )
+            made = self._chunks[cursor, view] = (frames[-1].event_id, chunk)
+        return made
+
+    async def _news_or(self, news: asyncio.Event, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await news.wait()
+        except TimeoutError:
+            pass
+
+
+def _shown(made: Frame, view: View) -> bytes:
+    return made.named if view.named else made.plain

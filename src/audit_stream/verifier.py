@@ -1,0 +1,204 @@
+"""Verifying the chain where it is stored: reading ahead while it hashes, one walk for all who ask."""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator
+from operator import itemgetter
+from time import monotonic
+from typing import NamedTuple
+
+from audit_stream.chain import START, Head, Verdict, verify
+from audit_stream.errors import ChainBroken, Refused
+from audit_stream.query import Pace
+from audit_stream.stream import Page, Stream
+
+LAST_STRETCH = 2_000
+INDEX_PAGE = 5_000
+
+
+class Report(NamedTuple):
+    """A verdict and what it is about."""
+
+    verdict: Verdict
+    first: int
+    indexes: str
+    """`agree`, `disagree`, or `not checked` when only a part of the chain was."""
+    took_s: float
+
+
+class Walk:
+    """One pass over the chain, from event `first` to `last` or to the end."""
+
+    def __init__(self, stream: Stream, first: int, last: int | None) -> None:
+        self._stream, self.first, self._last = stream, first, last
+        self._kinds: Counter[bytes] = Counter()
+        self._sources: Counter[bytes] = Counter()
+        self.checked = 0
+        self.expected = 0
+        """How many events there are to check, as known at the start."""
+
+    async def run(self) -> Report:
+        """Check every link, then the end, then that the indexes agree. Raises Unreachable, Refused."""
+        began = monotonic()
+        verdict = await self._links()
+        indexes = "not checked"
+        if verdict.valid and self.first == 1 and self._last is None:
+            verdict = await self._end(verdict)
+            indexes = "agree" if verdict.valid else "disagree"
+            if verdict.first_break_at == verdict.head.event_id + 1:
+                indexes = "not checked"
+        return Report(verdict, self.first, indexes, monotonic() - began)
+
+    async def _links(self) -> Verdict:
+        written = (await self._stream.end(0, count=1)).written
+        upto = written if self._last is None else min(self._last, written)
+        head = START
+        if self.first > 1:
+            anchor = await self._anchor(written)
+            if isinstance(anchor, Verdict):
+                return anchor
+            head = anchor
+        self.expected = max(0, upto - head.event_id)
+        pace = Pace()
+        reading = asyncio.create_task(self._page(head.event_id, pace))
+        try:
+            while True:
+                page = await reading
+                pace.saw(page.events)
+                if page.events and not page.foreign:
+                    # Redis reads the next page while this one is hashed.
+                    reading = asyncio.create_task(self._page(page.events[-1].event_id, pace))
+                verdict = self._check(page, head)
+                head = verdict.head
+                if not verdict.valid or not page.events:
+                    return verdict
+                await asyncio.sleep(0)
+        finally:
+            reading.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await reading
+
+    async def _page(self, after: int, pace: Pace) -> Page:
+        return await self._stream.page(after, upto=self._last, count=pace.count)
+
+    async def _anchor(self, written: int) -> Head | Verdict:
+        """The event before the first: its hash is what the first must be linked to."""
+        before = self.first - 1
+        if before > written:
+            raise Refused(f"from: the chain ends at event #{written}", field="from")
+        try:
+            event = await self._stream.get(before)
+        except ChainBroken as broken:
+            return Verdict(False, 0, before, str(broken), Head(before - 1, b""))
+        if event is None:
+            return Verdict(False, 0, before, f"event #{before} is not there", Head(before - 1, b""))
+        return Head(before, event.hash)
+
+    def _check(self, page: Page, head: Head) -> Verdict:
+        verdict = verify(page.events, start=head)
+        self.checked += verdict.checked
+        self._kinds.update(map(itemgetter(2), page.events))
+        self._sources.update(map(itemgetter(3), page.events))
+        verdict = verdict._replace(checked=self.checked)
+        if verdict.valid and page.foreign:
+            return verdict._replace(valid=False, first_break_at=verdict.head.event_id + 1, reason=str(page.foreign))
+        return verdict
+
+    # --- the end, and the indexes
+
+    async def _end(self, verdict: Verdict) -> Verdict:
+        while True:
+            counts = self._expected_lengths()
+            end = await self._stream.end(verdict.head.event_id, count=LAST_STRETCH, indexes=list(counts))
+            verdict = self._check(end.page, verdict.head)
+            if not verdict.valid:
+                return verdict
+            if len(end.page.events) < LAST_STRETCH:
+                break
+        head = verdict.head
+        if end.written > head.event_id:
+            reason = f"chain ends at event #{head.event_id}, but #{end.written} was written"
+            return verdict._replace(valid=False, first_break_at=head.event_id + 1, reason=reason)
+        now = self._expected_lengths()
+        for key, length in zip(counts, end.lengths, strict=True):
+            if length != now[key]:
+                found = await self._first_disagreement(key, head.event_id)
+                if found:
+                    at, reason = found
+                    return verdict._replace(valid=False, first_break_at=at, reason=reason)
+        return verdict
+
+    def _expected_lengths(self) -> dict[bytes, int]:
+        keys = self._stream.keys
+        lengths = {keys.time: self.checked}
+        lengths.update((keys.kind(kind), count) for kind, count in self._kinds.items())
+        lengths.update((keys.source(source), count) for source, count in self._sources.items())
+        return lengths
+
+    async def _first_disagreement(self, key: bytes, upto: int) -> tuple[int, str] | None:
+        """Walk the chain and one index side by side. None when they agree after all."""
+        name = key.decode(errors="replace")
+        in_chain, in_index = self._in_chain(key, upto), self._in_index(key, upto)
+        while True:
+            event_id, indexed = await anext(in_chain, None), await anext(in_index, None)
+            if event_id == indexed:
+                if event_id is None:
+                    return None
+                continue
+            if indexed is None or (event_id is not None and event_id < indexed):
+                assert event_id is not None
+                return event_id, f"index {name} lacks event #{event_id}"
+            return indexed, f"index {name} holds #{indexed}, which does not belong there"
+
+    async def _in_chain(self, key: bytes, upto: int) -> AsyncIterator[int]:
+        keys, pace, after = self._stream.keys, Pace(), 0
+        while after < upto:
+            events = (await self._stream.page(after, upto=upto, count=pace.count)).events
+            if not events:
+                return
+            pace.saw(events)
+            for event in events:
+                if key in (keys.time, keys.kind(event.kind), keys.source(event.source)):
+                    yield event.event_id
+            after = events[-1].event_id
+
+    async def _in_index(self, key: bytes, upto: int) -> AsyncIterator[int]:
+        if key == self._stream.keys.time:
+            at = b"0-0"
+            while entries := await self._stream.time_index(at, count=INDEX_PAGE):
+                for at, event_id in entries:
+                    if event_id <= upto:
+                        yield event_id
+        else:
+            low = 0
+            while ids := await self._stream.index(key, low=low, high=upto, count=INDEX_PAGE):
+                for event_id in ids:
+                    yield event_id
+                low = ids[-1] + 1
+
+
+class Verifier:
+    """Shares one walk among all who ask for the same part of the chain at the same time."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._walks: dict[tuple[int, int | None], tuple[Walk, asyncio.Task[Report]]] = {}
+
+    def start(self, first: int = 1, last: int | None = None) -> tuple[Walk, "asyncio.Task[Report]"]:
+        """Join the walk that is under way, or begin one. Await the task shielded: others may wait for it too."""
+        if last is not None and last < first:
+            raise Refused(f"to: {last} is before from: {first}", field="to")
+        shared = self._walks.get((first, last))
+        if shared is None:
+            walk = Walk(self._stream, first, last)
+            task = asyncio.create_task(walk.run(), name="verify")
+            shared = self._walks[first, last] = (walk, task)
+            task.add_done_callback(lambda _: self._walks.pop((first, last)))
+        return shared
+
+    async def close(self) -> None:
+        tasks = [task for _, task in self._walks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
