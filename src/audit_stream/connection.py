@@ -64,7 +64,7 @@ def _client(url: str, *, connections: int, socket_timeout: float | None, retry: 
             options["socket_keepalive"] = True
         client = Redis.from_pool(BlockingConnectionPool.from_url(url, **pooling, **options))
     for command in ("XRANGE", "XREVRANGE", "XREAD"):
-        client.set_response_callback(command, cast(Any, _as_it_came))
+        client.set_response_callback(command, cast("Any", _as_it_came))
     return client
 
 

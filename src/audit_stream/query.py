@@ -70,7 +70,7 @@ async def select(stream: Stream, filter_: Filter) -> Selection:
     if not indexes:
         return await _without_index(stream, low, high, filter_.limit, newest_first)
     if len(indexes) == 2:
-        lengths = await stream.index_lengths(indexes)
+        lengths = await stream.lengths(indexes)
         if lengths[1] < lengths[0]:
             indexes.reverse()
     found = await _from_indexes(stream, indexes, low, high, filter_.limit + 1, newest_first)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -31,7 +32,7 @@ class Ack(NamedTuple):
 FSYNC = Ack(fsync=True, replicas=0)
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     redis_url: str | None = None
     data_dir: Path
     host: str | None = None
@@ -47,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def bind_host(self) -> str:
         return self.host or "127.0.0.1"
 
+    @cached_property
+    def kind_set(self) -> frozenset[str]:
+        return frozenset(self.kinds)
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> "Settings":
         """Read the settings. Raises Misconfigured naming the variable and what it takes.
@@ -56,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         """
         environ = os.environ if environ is None else environ
         for name in environ:
-            if name.startswith("AUDIT_STREAM_") and name not in VARIABLES and name not in _OTHER_PROGRAMS:
+            if name.startswith("AUDIT_STREAM_") and name not in VARIABLES and not _NOT_OURS.fullmatch(name):
                 raise Misconfigured(f"{name} is no setting of audit-stream; there are {', '.join(VARIABLES)}")
         found: dict[str, Any] = {}
         for name, variable in VARIABLES.items():
@@ -173,5 +178,5 @@ VARIABLES: dict[str, Variable] = {
     ),
 }
 
-# Read by the command line and by the tests, not by the server.
-_OTHER_PROGRAMS = {"AUDIT_STREAM_URL", "AUDIT_STREAM_TEST_REDIS_URL"}
+# The command line's, the tests', and what Kubernetes sets in every pod beside a service called audit-stream.
+_NOT_OURS = re.compile(r"AUDIT_STREAM_(URL|TEST_\w+|SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?)")

@@ -156,18 +156,9 @@ class Stream:
                 replies = await pipeline.execute()
         return [event for reply in replies for event in _page(reply).unbroken()]
 
-    async def wait(self, after: int, *, count: int, block_s: float) -> Page:
-        """Like `page`, on the tail's own connection, and blocking until there is an event to return."""
-        command = (
-            "XREAD",
-            "COUNT",
-            count,
-            "BLOCK",
-            int(block_s * 1000),
-            "STREAMS",
-            self.keys.events,
-            b"%d-0" % after,
-        )
+    async def wait(self, after: bytes, *, count: int, block_s: float) -> Page:
+        """Up to `count` events behind the entry `after`, on the tail's own connection; waits until there is one."""
+        command = ("XREAD", "COUNT", count, "BLOCK", int(block_s * 1000), "STREAMS", self.keys.events, after)
         with reaching():
             # A half-open connection never answers; redis-py closes it when the wait is cancelled.
             async with asyncio.timeout(block_s + 5):
@@ -179,7 +170,7 @@ class Stream:
         with reaching():
             async with self._read.pipeline(transaction=True) as pipeline:
                 pipeline.execute_command("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
-                pipeline.execute_command("XINFO", "STREAM", self.keys.events)
+                pipeline.xinfo_stream(self.keys.events)
                 for key in indexes:
                     pipeline.execute_command("XLEN", key)
                 entries, info, *lengths = await pipeline.execute(raise_on_error=False)
@@ -211,8 +202,8 @@ class Stream:
                 replies = await pipeline.execute()
         return [event_id for event_id, reply in zip(event_ids, replies, strict=True) if reply]
 
-    async def index_lengths(self, keys: Sequence[bytes]) -> list[int]:
-        """How many entries each index holds, all read at once."""
+    async def lengths(self, keys: Sequence[bytes]) -> list[int]:
+        """How many entries each of these streams holds, all read at once."""
         with reaching():
             async with self._read.pipeline(transaction=True) as pipeline:
                 for key in keys:
@@ -298,7 +289,7 @@ def _page(entries: list[Any]) -> Page:
         number, _, sequence = entry_id.partition(b"-")
         if sequence != b"0" or fields[::2] != FIELDS:
             what = "its fields are not an event's" if sequence == b"0" else "its id is not an event's"
-            found = ChainBroken(f"entry {entry_id.decode()} is not an event: {what}", at=int(number))
-            return Page(events, found, entry_id)
+            foreign = ChainBroken(f"entry {entry_id.decode()} is not an event: {what}", at=int(number))
+            return Page(events, foreign, entry_id)
         events.append(Event(int(number), *fields[1::2]))
     return Page(events, None, entries[-1][0] if entries else b"")

@@ -69,6 +69,8 @@ class Tail:
         self.subscribers = 0
         self.connected = False
         self._beats = 0
+        self._lost = 0
+        """How often Redis came back with less than it had."""
         self._closing = False
         self._news = asyncio.Event()
         self._chunks: dict[tuple[int, View], tuple[int, bytes]] = {}
@@ -123,6 +125,7 @@ class Tail:
         log.error("the chain ends at event #%d, but #%d was seen here: open streams are closed", head, self.newest)
         self._frames, self._ids, self._chunks, self._size_bytes = [], [], {}, 0
         self.newest = self._floor = head
+        self._lost += 1
         self._wake()
         return b"%d-0" % head
 
@@ -171,17 +174,18 @@ class Tail:
         the chain turns out damaged: the client resumes by the last id it has seen, and loses nothing.
         """
         yield b"retry: %d\n: audit-stream\n\n" % RETRY_MS
-        told, beats, live = cursor, self._beats, False
+        told, beats, lost, live = cursor, self._beats, self._lost, False
         self.subscribers += 1
         try:
-            while not self._closing and cursor <= self.newest:
+            while not self._closing and lost == self._lost:
                 news = self._news
                 if cursor < self._floor:
                     if live:
                         yield b": too far behind; resume from your last id\n\n"
                         return
                     try:
-                        async for cursor, chunk in self._replay(cursor, view):
+                        async for reached, chunk in self._replay(cursor, view):
+                            cursor = reached
                             told = cursor if chunk else told
                             yield chunk
                             if self._closing:

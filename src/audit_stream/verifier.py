@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from operator import itemgetter
 from time import monotonic
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from audit_stream.chain import START, Head, Verdict, verify
 from audit_stream.errors import ChainBroken, Refused
@@ -17,13 +17,16 @@ LAST_STRETCH = 2_000
 INDEX_PAGE = 5_000
 
 
+Indexes = Literal["agree", "disagree", "not checked"]
+
+
 class Report(NamedTuple):
     """A verdict and what it is about."""
 
     verdict: Verdict
     first: int
-    indexes: str
-    """`agree`, `disagree`, or `not checked` when only a part of the chain was."""
+    indexes: Indexes
+    """Whether they agree with the chain; not checked when only a part of the chain was."""
     took_s: float
 
 
@@ -42,7 +45,7 @@ class Walk:
         """Check every link, then the end, then that the indexes agree. Raises Unreachable, Refused."""
         began = monotonic()
         verdict = await self._links()
-        indexes = "not checked"
+        indexes: Indexes = "not checked"
         if verdict.valid and self.first == 1 and self._last is None:
             verdict = await self._end(verdict)
             indexes = "agree" if verdict.valid else "disagree"
@@ -167,9 +170,10 @@ class Walk:
         if key == self._stream.keys.time:
             at = b"0-0"
             while entries := await self._stream.time_index(at, count=INDEX_PAGE):
-                for at, event_id in entries:
+                for _, event_id in entries:
                     if event_id <= upto:
                         yield event_id
+                at = entries[-1][0]
         else:
             low = 0
             while ids := await self._stream.index(key, low=low, high=upto, count=INDEX_PAGE):

@@ -1,0 +1,3 @@
+from audit_stream.cli import main
+
+main()

@@ -1,0 +1,41 @@
+"""The application: wiring only."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar, MediaType
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from audit_stream import __version__
+from audit_stream.errors import Misconfigured
+from audit_stream.server.problems import HANDLERS
+from audit_stream.server.routes import ROUTES
+from audit_stream.settings import Settings
+from audit_stream.spine import open_spine
+
+
+def create_app(settings: Settings) -> Litestar:
+    """Make the ASGI application for a given Redis; `audit-stream serve` finds or starts one first."""
+
+    @asynccontextmanager
+    async def spine(app: Litestar) -> AsyncIterator[None]:
+        if settings.redis_url is None:
+            raise Misconfigured("AUDIT_STREAM_REDIS_URL is not set; `audit-stream serve` starts an embedded Valkey")
+        async with open_spine(settings, settings.redis_url) as opened:
+            app.state.spine = opened
+            yield
+
+    return Litestar(
+        route_handlers=ROUTES,
+        lifespan=[spine],
+        exception_handlers=HANDLERS,
+        openapi_config=OpenAPIConfig(
+            title="audit-stream",
+            version=__version__,
+            description="The shared, append-only, hash-chained spine of governance events.",
+            path="/schema",
+            render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
+        ),
+        logging_config=None,
+    )

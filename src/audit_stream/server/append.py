@@ -1,0 +1,140 @@
+"""The write side: POST /events and POST /events/batch.
+
+Both answer on ASGI itself, under Litestar's routing and error handling but without its Request and
+Response: on the one route that every producer waits for, those cost half of the throughput.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from litestar.types import ASGIApp, Receive, Scope, Send
+
+from audit_stream.errors import Refused, TooLarge
+from audit_stream.event import MAX_KEY_LENGTH, Draft, decode, decode_batch, draft, to_json, to_json_array
+from audit_stream.server.problems import Unsupported
+from audit_stream.spine import Spine
+from audit_stream.submission import Receipt
+
+BATCH_EVENTS = 2_000
+BATCH_BYTES = 4 * 1024 * 1024
+
+Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def answered_by(answer: Answer) -> Callable[[ASGIApp], ASGIApp]:
+    """Middleware for a handler that only describes its route: `answer` takes the request instead."""
+
+    def middleware(app: ASGIApp) -> ASGIApp:
+        return answer
+
+    return middleware
+
+
+async def append_one(scope: Scope, receive: Receive, send: Send) -> None:
+    spine: Spine = scope["litestar_app"].state.spine
+    headers = _interesting(scope)
+    body = await _read(receive, headers, spine.settings.max_event_bytes, "an event")
+    if body is None:
+        return
+    made = draft(decode(body), spine.settings.kind_set, once=headers.get(b"idempotency-key"))
+    receipts = await spine.appender.append((made,))
+    event = receipts[0].event
+    await _answer(send, receipts, to_json(event), [(b"location", b"/events/%d" % event.event_id)])
+
+
+async def append_batch(scope: Scope, receive: Receive, send: Send) -> None:
+    spine: Spine = scope["litestar_app"].state.spine
+    headers = _interesting(scope)
+    body = await _read(receive, headers, BATCH_BYTES, "a batch")
+    if body is None:
+        return
+    receipts = await spine.appender.append(_drafts(body, headers, spine))
+    await _answer(send, receipts, to_json_array([receipt.event for receipt in receipts]), [])
+
+
+def _drafts(body: bytes, headers: dict[bytes, str], spine: Spine) -> list[Draft]:
+    content_type = headers.get(b"content-type", "")
+    lines = "ndjson" in content_type or "jsonl" in content_type
+    if not lines and "json" not in content_type:
+        lines = not body.lstrip().startswith(b"[")
+    texts = decode_batch(body, lines=lines)
+    if not texts:
+        raise Refused("the batch is empty")
+    if len(texts) > BATCH_EVENTS:
+        raise TooLarge(f"a batch of {len(texts)} events is over the limit of {BATCH_EVENTS}; send it in parts")
+    key = headers.get(b"idempotency-key")
+    drafts = []
+    for index, text in enumerate(texts):
+        if len(text) > spine.settings.max_event_bytes:
+            raise TooLarge(_over("an event", spine.settings.max_event_bytes), index=index)
+        try:
+            request = decode(text)
+            # One key for the whole batch stands for one key an event.
+            once = f"{key}:{index}" if key is not None and request.idempotency_key is None else None
+            drafts.append(draft(request, spine.settings.kind_set, once=once))
+        except Refused as refused:
+            raise refused.within_batch(index) from refused
+    return drafts
+
+
+async def _answer(send: Send, receipts: list[Receipt], body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    status = 201
+    if all(receipt.replayed for receipt in receipts):
+        status = 200
+        headers.append((b"idempotent-replayed", b"true"))
+    headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+# --- the request
+
+_WANTED = (b"content-type", b"content-length", b"idempotency-key")
+
+# What a web page may send anywhere without asking first; on a laptop that includes this server.
+_ANY_PAGE_MAY_SEND = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+
+
+def _interesting(scope: Scope) -> dict[bytes, str]:
+    headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _WANTED}
+    if b"idempotency-key" in headers:
+        headers[b"idempotency-key"] = _idempotency_key(headers[b"idempotency-key"])
+    if headers.get(b"content-type", "").partition(";")[0].strip().lower() in _ANY_PAGE_MAY_SEND:
+        raise Unsupported(
+            f"the body is {headers[b'content-type']}: send it with Content-Type: application/json,"
+            " or application/x-ndjson for a batch of lines"
+        )
+    return headers
+
+
+def _idempotency_key(text: str) -> str:
+    """Read the header: a quoted string (RFC 8941 §3.3.3), or the bare key that many clients send."""
+    key = text.strip()
+    if len(key) >= 2 and key[0] == key[-1] == '"':
+        key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
+    if not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
+        raise Refused(
+            f"Idempotency-Key: 1 to {MAX_KEY_LENGTH} printable ASCII characters, in quotes or without",
+            field="idempotency_key",
+        )
+    return key
+
+
+async def _read(receive: Receive, headers: dict[bytes, str], limit: int, what: str) -> bytes | None:
+    """Return the body; None when the client went away before its end, so that nothing is written."""
+    if int(headers.get(b"content-length", "0")) > limit:
+        raise TooLarge(_over(what, limit))
+    body = b""
+    while True:
+        message = cast("dict[str, Any]", await receive())
+        if message["type"] == "http.disconnect":
+            return None
+        body += cast("bytes", message.get("body", b""))
+        if len(body) > limit:
+            raise TooLarge(_over(what, limit))
+        if not message.get("more_body"):
+            return body
+
+
+def _over(what: str, limit: int) -> str:
+    return f"{what} is over the limit of {limit} bytes"

@@ -1,0 +1,85 @@
+"""The bodies of the answers, for the OpenAPI document. The bytes themselves are made elsewhere."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, lower-case hex")]
+EventId = Annotated[int, Meta(ge=1)]
+
+
+class EventBody(msgspec.Struct):
+    """An event of the chain. Handed to its producer, it is the receipt."""
+
+    event_id: EventId
+    timestamp: Annotated[str, Meta(description="RFC 3339 with offset")]
+    kind: str
+    source: str
+    payload: dict[str, Any]
+    prev_hash: Hash
+    hash: Hash
+
+
+class HeadBody(msgspec.Struct):
+    event_id: Annotated[int, Meta(ge=0)]
+    hash: Hash
+
+
+class VerdictBody(msgspec.Struct):
+    """What recomputing every link showed."""
+
+    valid: bool
+    checked: Annotated[int, Meta(ge=0, description="How many events held")]
+    first_break_at: Annotated[int | None, Meta(description="The event_id at which the first link fails")]
+    reason: str | None
+    first: Annotated[int, Meta(description="The event that checking began at")]
+    head: Annotated[HeadBody, Meta(description="The last event that held: compare it with a checkpoint kept elsewhere")]
+    indexes: Literal["agree", "disagree", "not checked"]
+    took_ms: float
+
+
+class ProgressBody(msgspec.Struct):
+    """A line of a verification that is asked for as application/x-ndjson; the verdict is the last line."""
+
+    checked: int
+    expected: int
+
+
+class StatsBody(msgspec.Struct):
+    count: int
+    last_event_id: int
+    latest_hash: Hash | None
+    chain: str
+    ack: str
+    hashing: Literal["checked", "script"]
+    redis: str
+    subscribers: Annotated[int, Meta(description="Open streams on this replica")]
+    batches: Annotated[int, Meta(description="Script calls that this replica shared among its producers")]
+    lost_races: Annotated[int, Meta(description="Batches hashed again because another replica was first")]
+    index_trouble: Annotated[str, Meta(description="Index writes that Redis refused; empty when all is well")]
+
+
+class StatusBody(msgspec.Struct):
+    status: Literal["ok", "ready"]
+
+
+class InfoBody(msgspec.Struct):
+    name: str
+    version: str
+    description: str
+    kinds: list[str]
+    endpoints: dict[str, str]
+
+
+class ProblemBody(msgspec.Struct, omit_defaults=True):
+    """Problem details (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str
+    type: str = "about:blank"
+    field: Annotated[str | None, Meta(description="The field that is wrong")] = None
+    index: Annotated[int | None, Meta(description="Its place in the batch, from 0")] = None
+    at: Annotated[int | None, Meta(description="The event at which the chain is damaged")] = None
+    reasons: list[str] | None = None

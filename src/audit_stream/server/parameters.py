@@ -1,0 +1,29 @@
+"""Query parameters, checked: a filter that is misspelt must not select everything."""
+
+from collections.abc import Collection
+
+from audit_stream.errors import Refused
+from audit_stream.server.problems import AnyRequest
+from audit_stream.settings import Settings
+
+MAX_ID = 2**63 - 1
+
+
+def only(request: AnyRequest, known: Collection[str]) -> None:
+    """Raises Refused for a parameter that the route does not have."""
+    for name in request.query_params:
+        if name not in known:
+            raise Refused(f"{name}: no such parameter; there are {', '.join(known)}", field=name)
+
+
+def known_kind(kind: str | None, settings: Settings) -> str | None:
+    if kind is not None and kind not in settings.kind_set:
+        raise Refused(f"kind: {kind!r} is not one of {', '.join(settings.kinds)}", field="kind")
+    return kind
+
+
+def cursor(value: int | None, field: str) -> int | None:
+    """An event_id to start from; one beyond any that can be is as good as the largest."""
+    if value is not None and value < 0:
+        raise Refused(f"{field}: {value} is no event_id", field=field)
+    return None if value is None else min(value, MAX_ID)

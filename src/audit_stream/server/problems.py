@@ -1,0 +1,98 @@
+"""Errors as answers: problem details (RFC 9457), each error class with its one status."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+
+from audit_stream.errors import (
+    AuditStreamError,
+    ChainBroken,
+    HashMismatch,
+    Malformed,
+    Pushback,
+    Refused,
+    TooLarge,
+    Unreachable,
+)
+from audit_stream.server.bodies import ProblemBody
+
+MEDIA_TYPE = "application/problem+json"
+
+# The first class that fits decides.
+_STATUS: tuple[tuple[type[AuditStreamError], int], ...] = (
+    (Malformed, 400),
+    (TooLarge, 413),
+    (Refused, 422),
+    (ChainBroken, 409),
+    (Pushback, 503),
+    (Unreachable, 503),
+    (HashMismatch, 503),
+)
+
+log = logging.getLogger(__name__)
+
+AnyRequest = Request[Any, Any, Any]
+
+
+class NotFound(AuditStreamError):
+    """There is no event of this id."""
+
+
+class OutOfRange(AuditStreamError):
+    """A parameter is a number, but not one that is allowed."""
+
+
+class Unsupported(AuditStreamError):
+    """The body is of a media type that is not taken."""
+
+
+_HTTP_ONLY: dict[type[AuditStreamError], int] = {NotFound: 404, OutOfRange: 400, Unsupported: 415}
+
+
+def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response[bytes]:
+    body = ProblemBody(title=HTTPStatus(status).phrase, status=status, detail=detail, **more)
+    return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=headers)
+
+
+def of_ours(_: AnyRequest, error: AuditStreamError) -> Response[bytes]:
+    status = _HTTP_ONLY.get(type(error)) or next(code for kind, code in _STATUS if isinstance(error, kind))
+    more: dict[str, Any] = {}
+    headers: dict[str, str] = {}
+    if isinstance(error, Refused):
+        more = {"field": error.field, "index": error.index}
+    elif isinstance(error, ChainBroken):
+        more = {"at": error.at}
+        log.error("the chain is damaged: %s", error)
+    elif isinstance(error, HashMismatch):
+        log.error("%s", error)
+    if status == 503:
+        headers["Retry-After"] = str(getattr(error, "retry_after", 1))
+    return problem(status, str(error), headers, **more)
+
+
+def of_litestar(_: AnyRequest, error: HTTPException) -> Response[bytes]:
+    """What the framework refuses: unknown paths and methods, parameters of the wrong type."""
+    status, detail, field = error.status_code, error.detail, None
+    if isinstance(error, ValidationException):
+        status = 422
+        first = next((extra for extra in error.extra or () if isinstance(extra, dict)), None)
+        if first:
+            field = str(first.get("key", ""))
+            detail = f"{field}: {first.get('message', detail)}"
+    return problem(status, detail, dict(error.headers or {}), field=field)
+
+
+def of_anything(request: AnyRequest, error: Exception) -> Response[bytes]:
+    log.error("%s %s failed, and the fault is ours", request.method, request.url.path, exc_info=error)
+    return problem(500, "the server failed to answer; its log says why")
+
+
+HANDLERS: dict[type[Exception] | int, Any] = {
+    AuditStreamError: of_ours,
+    HTTPException: of_litestar,
+    Exception: of_anything,
+}

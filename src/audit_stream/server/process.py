@@ -1,0 +1,47 @@
+"""One server process: uvicorn, made to stop while event streams are open."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+
+from audit_stream.server.app import create_app
+from audit_stream.settings import Settings
+
+GRACE_S = 4
+"""Open streams are told to end at once; requests in flight get this long."""
+STARTUP_FAILURE = 3
+"""uvicorn's exit code for an application that does not start."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn waits for open connections before it stops, and an event stream never ends by itself."""
+
+    def __init__(self, settings: Settings, on_started: Callable[[], None]) -> None:
+        self._app = create_app(settings)
+        self._on_started = on_started
+        super().__init__(
+            uvicorn.Config(
+                self._app,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                ws="none",
+                http="httptools",
+                lifespan="on",
+                timeout_graceful_shutdown=GRACE_S,
+            )
+        )
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._loop = asyncio.get_running_loop()
+            self._on_started()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        if self.started:
+            self._loop.call_soon_threadsafe(self._app.state.spine.tail.close)

@@ -1,0 +1,107 @@
+"""The read side: GET /events and GET /events/{event_id}."""
+
+import re
+from collections.abc import AsyncIterator
+from typing import Annotated
+from urllib.parse import urlencode
+
+from litestar import Response, get
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from audit_stream.chain import Event
+from audit_stream.errors import Refused
+from audit_stream.event import instant, to_json, to_json_array
+from audit_stream.query import Filter, Selection, fetch, select
+from audit_stream.server.openapi import MAX_LIMIT, NDJSON, After, Kind, Source, an_event, events, problems
+from audit_stream.server.parameters import MAX_ID, cursor, known_kind, only
+from audit_stream.server.problems import AnyRequest, NotFound, OutOfRange
+from audit_stream.spine import spine_of
+
+_PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit")
+
+
+@get(
+    "/events",
+    tags=["read"],
+    summary="Query events",
+    description=(
+        "Filters must all hold. Without `after` the newest `limit` events are returned, with it the oldest behind"
+        " that cursor; always in ascending order. The Link header names the next page. Accept:"
+        " application/x-ndjson streams one event a line."
+    ),
+    responses={200: events("The events, ascending"), **problems(400, 409, 422, 503)},
+)
+async def query_events(
+    request: AnyRequest,
+    kind: Kind = None,
+    source: Source = None,
+    since: Annotated[
+        str | None, Parameter(query="since", description="Committed at or after this RFC 3339 instant")
+    ] = None,
+    until: Annotated[str | None, Parameter(query="until", description="Committed before this RFC 3339 instant")] = None,
+    after: After = None,
+    before: Annotated[int | None, Parameter(query="before", description="Events before this event_id")] = None,
+    limit: Annotated[int, Parameter(query="limit", description=f"1 to {MAX_LIMIT}")] = 1000,
+) -> Response[bytes] | Stream:
+    spine = spine_of(request.app.state)
+    only(request, _PARAMETERS)
+    if not 1 <= limit <= MAX_LIMIT:
+        raise OutOfRange(f"limit must be in 1..{MAX_LIMIT}")
+    wanted = Filter(
+        known_kind(kind, spine.settings),
+        source,
+        None if since is None else instant(since, field="since"),
+        None if until is None else instant(until, field="until"),
+        cursor(after, "after"),
+        cursor(before, "before"),
+        limit,
+    )
+    selection = await select(spine.stream, wanted)
+    headers = {"Link": f'<{_next(request, selection, wanted)}>; rel="next"'} if selection.more else {}
+    pages = fetch(spine.stream, selection.event_ids)
+    # The first page is read before the answer begins: what can go wrong mostly does by then.
+    first: list[Event] = await anext(pages, [])
+    if NDJSON in request.headers.get("accept", ""):
+        return Stream(_lines(first, pages), media_type=NDJSON, headers=headers)
+    if len(first) == len(selection.event_ids):
+        return Response(to_json_array(first), media_type="application/json", headers=headers)
+    return Stream(_array(first, pages), media_type="application/json", headers=headers)
+
+
+def _next(request: AnyRequest, selection: Selection, wanted: Filter) -> str:
+    ids = selection.event_ids
+    turned = {"after": ids[-1]} if wanted.after is not None else {"before": ids[0]}
+    kept = {name: value for name, value in request.query_params.items() if name not in turned}
+    return f"/events?{urlencode(kept | turned)}"
+
+
+async def _lines(first: list[Event], pages: AsyncIterator[list[Event]]) -> AsyncIterator[bytes]:
+    yield b"".join(b"%b\n" % to_json(event) for event in first)
+    async for page in pages:
+        yield b"".join(b"%b\n" % to_json(event) for event in page)
+
+
+async def _array(first: list[Event], pages: AsyncIterator[list[Event]]) -> AsyncIterator[bytes]:
+    yield b"[" + b",".join(map(to_json, first))
+    async for page in pages:
+        yield b"".join(b",%b" % to_json(event) for event in page)
+    yield b"]"
+
+
+@get(
+    "/events/{event_id:str}",
+    tags=["read"],
+    summary="One event",
+    responses={200: an_event("The event as it is stored"), **problems(404, 409, 422, 503)},
+)
+async def get_event(
+    request: AnyRequest, event_id: Annotated[str, Parameter(description="1, 2, 3, …", pattern="^[0-9]+$")]
+) -> Response[bytes]:
+    if not re.fullmatch(r"[0-9]+", event_id):
+        raise Refused(f"event_id: {event_id!r} is not a whole number", field="event_id")
+    number = min(int(event_id), MAX_ID) if len(event_id) < 100 else MAX_ID
+    event = await spine_of(request.app.state).stream.get(number) if number else None
+    if event is None:
+        raise NotFound(f"there is no event #{event_id[:30]}")
+    return Response(to_json(event), media_type="application/json")

@@ -1,0 +1,120 @@
+"""The routes, all of them, and what each is for."""
+
+from litestar import Response, get, post
+
+from audit_stream import __version__
+from audit_stream.event import PublishRequest
+from audit_stream.promise import describe
+from audit_stream.server.append import answered_by, append_batch, append_one
+from audit_stream.server.bodies import InfoBody, StatsBody, StatusBody
+from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
+from audit_stream.server.problems import AnyRequest, problem
+from audit_stream.server.reading import get_event, query_events
+from audit_stream.server.sse import stream_events
+from audit_stream.server.verifying import verify_chain
+from audit_stream.spine import not_ready, spine_of
+
+ENDPOINTS = {
+    "GET /": "this page",
+    "GET /healthz": "this process lives",
+    "GET /readyz": "Redis is reachable, runs the script and keeps the promise",
+    "POST /events": "append one event",
+    "POST /events/batch": "append many events, all or nothing",
+    "GET /events": "query by kind, source, time and id",
+    "GET /events/{event_id}": "one event",
+    "GET /stream": "follow live as server-sent events",
+    "GET /verify": "recompute the hash chain",
+    "GET /stats": "count, head and promise",
+    "GET /schema": "OpenAPI 3.1",
+}
+
+
+@get("/", tags=["meta"], summary="Service info and endpoints")
+async def info(request: AnyRequest) -> InfoBody:
+    return InfoBody(
+        name="audit-stream",
+        version=__version__,
+        description="Append-only, hash-chained governance events.",
+        kinds=list(spine_of(request.app.state).settings.kinds),
+        endpoints=ENDPOINTS,
+    )
+
+
+@get("/healthz", tags=["meta"], summary="Liveness: this process answers")
+async def healthz() -> StatusBody:
+    return StatusBody("ok")
+
+
+@get("/readyz", tags=["meta"], summary="Readiness: the promise is kept", responses=problems(503))
+async def readyz(request: AnyRequest) -> Response[StatusBody] | Response[bytes]:
+    reasons = await not_ready(spine_of(request.app.state))
+    if reasons:
+        return problem(503, reasons[0], {"Retry-After": "5"}, reasons=reasons)
+    return Response(StatusBody("ready"))
+
+
+@get("/stats", tags=["read"], summary="Count, head and promise", responses=problems(409, 503))
+async def stats(request: AnyRequest) -> StatsBody:
+    spine = spine_of(request.app.state)
+    head, (count,) = await spine.stream.head(), await spine.stream.lengths([spine.stream.keys.events])
+    return StatsBody(
+        count=count,
+        last_event_id=head.event_id,
+        latest_hash=head.hash.decode() if head.event_id else None,
+        chain=spine.settings.chain,
+        ack=str(spine.settings.ack),
+        hashing=spine.settings.hashing,
+        redis=describe(await spine.stream.facts()),
+        subscribers=spine.tail.subscribers,
+        batches=spine.appender.batches,
+        lost_races=spine.appender.lost_races,
+        index_trouble=spine.appender.index_trouble,
+    )
+
+
+# The next two only describe their routes; `answered_by` says who answers, and why.
+
+
+@post(
+    "/events",
+    tags=["append"],
+    summary="Append one event; the answer is its receipt",
+    status_code=201,
+    middleware=[answered_by(append_one)],
+    responses={
+        201: an_event("Appended, and what the server promises (stats: ack) is kept"),
+        200: an_event("Appended before under this idempotency key: the first receipt (Idempotent-Replayed: true)"),
+        **problems(400, 409, 413, 415, 422, 503),
+    },
+)
+async def append_event(data: PublishRequest, idempotency_key: IdempotencyHeader = None) -> None: ...
+
+
+@post(
+    "/events/batch",
+    tags=["append"],
+    summary="Append many events, all or nothing",
+    description="A JSON array, or NDJSON as application/x-ndjson: 2,000 events and 4 MiB at most.",
+    status_code=201,
+    middleware=[answered_by(append_batch)],
+    responses={
+        201: events("Appended, in order"),
+        200: events("All of them were appended before under their idempotency keys"),
+        **problems(400, 409, 413, 415, 422, 503),
+    },
+)
+async def append_events(data: list[PublishRequest], idempotency_key: IdempotencyHeader = None) -> None: ...
+
+
+ROUTES = [
+    info,
+    healthz,
+    readyz,
+    append_event,
+    append_events,
+    query_events,
+    get_event,
+    stream_events,
+    verify_chain,
+    stats,
+]

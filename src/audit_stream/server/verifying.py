@@ -1,0 +1,70 @@
+"""GET /verify: the verdict on the chain."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import msgspec
+from litestar import Response, get
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from audit_stream.server.bodies import HeadBody, ProgressBody, VerdictBody
+from audit_stream.server.openapi import NDJSON, problems
+from audit_stream.server.parameters import MAX_ID, only
+from audit_stream.server.problems import AnyRequest, OutOfRange
+from audit_stream.spine import spine_of
+from audit_stream.verifier import Report, Walk
+
+PROGRESS_S = 0.2
+
+
+@get(
+    "/verify",
+    tags=["read"],
+    summary="Recompute the hash chain",
+    description=(
+        "Checks every link on the stored bytes, that the end was not cut off, and that the indexes agree."
+        " Whoever asks at the same time shares one walk. Accept: application/x-ndjson reports progress line by"
+        " line; the last line is the verdict."
+    ),
+    responses={
+        200: ResponseSpec(VerdictBody, description="The verdict, intact or broken", generate_examples=False),
+        **problems(400, 422, 503),
+    },
+)
+async def verify_chain(
+    request: AnyRequest,
+    first: Annotated[int, Parameter(query="from", description="The event to begin at")] = 1,
+    last: Annotated[int | None, Parameter(query="to", description="The event to end at; else the newest")] = None,
+) -> Response[bytes] | Stream:
+    only(request, ("from", "to"))
+    for name, value in (("from", first), ("to", last)):
+        if value is not None and not 1 <= value <= MAX_ID:
+            raise OutOfRange(f"{name} must be an event_id, 1 or more")
+    walk, task = spine_of(request.app.state).verifier.start(first, last)
+    if NDJSON in request.headers.get("accept", ""):
+        return Stream(_progress(walk, task), media_type=NDJSON)
+    # Shielded: whoever else waits for this walk is not cancelled with this request.
+    return Response(msgspec.json.encode(as_body(await asyncio.shield(task))), media_type="application/json")
+
+
+async def _progress(walk: Walk, task: "asyncio.Task[Report]") -> AsyncIterator[bytes]:
+    while not (await asyncio.wait({task}, timeout=PROGRESS_S))[0]:
+        yield msgspec.json.encode(ProgressBody(walk.checked, max(walk.expected, walk.checked))) + b"\n"
+    yield msgspec.json.encode(as_body(task.result())) + b"\n"
+
+
+def as_body(report: Report) -> VerdictBody:
+    valid, checked, first_break_at, reason, head = report.verdict
+    return VerdictBody(
+        valid=valid,
+        checked=checked,
+        first_break_at=first_break_at,
+        reason=reason,
+        first=report.first,
+        head=HeadBody(head.event_id, head.hash.decode()),
+        indexes=report.indexes,
+        took_ms=round(report.took_s * 1000, 1),
+    )

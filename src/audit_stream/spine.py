@@ -1,0 +1,102 @@
+"""Everything one replica holds, opened and closed together."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from audit_stream.appender import Appender
+from audit_stream.errors import ChainBroken, Misconfigured, Unreachable
+from audit_stream.promise import Finding, judge
+from audit_stream.settings import Settings
+from audit_stream.stream import Stream
+from audit_stream.tail import Tail
+from audit_stream.verifier import Verifier
+
+REACHABLE_WITHIN_S = 10.0
+
+
+class Spine(NamedTuple):
+    settings: Settings
+    stream: Stream
+    appender: Appender
+    tail: Tail
+    verifier: Verifier
+
+
+def spine_of(state: Any) -> Spine:
+    """The spine that the application opened when it started."""
+    spine: Spine = state.spine
+    return spine
+
+
+@asynccontextmanager
+async def open_spine(settings: Settings, redis_url: str) -> AsyncIterator[Spine]:
+    """Open the chain, refusing one that this replica must not write to (see `check`)."""
+    stream = Stream.at(redis_url, settings.chain)
+    try:
+        await check(stream, settings)
+        appender = Appender(
+            stream, hashing=settings.hashing, ack=settings.ack, idempotency_ttl=settings.idempotency_ttl
+        )
+        verifier = Verifier(stream)
+        async with appender, Tail(stream) as tail:
+            try:
+                yield Spine(settings, stream, appender, tail, verifier)
+            finally:
+                await verifier.close()
+    finally:
+        await stream.close()
+
+
+async def check(stream: Stream, settings: Settings) -> dict[str, str]:
+    """Return Redis' facts when it can keep the promise and holds a chain that we can read.
+
+    Waits a little for a Redis that is just starting. Raises Misconfigured with everything that is wrong.
+    """
+    facts = await _reached(stream)
+    fatal = [finding for finding in judge(facts, settings.ack) if finding.fatal]
+    if fatal:
+        raise Misconfigured(
+            "\n".join(
+                [f"this Redis cannot keep the promise AUDIT_STREAM_ACK={settings.ack}:"]
+                + [f"  {finding}" for finding in fatal]
+            )
+        )
+    key = stream.keys.events.decode()
+    if (kind := await stream.key_type()) not in ("none", "stream"):
+        raise Misconfigured(
+            f"key {key} is a {kind}, not a stream: choose another AUDIT_STREAM_CHAIN, or remove the key"
+        )
+    try:
+        (await stream.page(0, count=1)).unbroken()
+        await stream.head()
+    except ChainBroken as error:
+        raise Misconfigured(f"the chain at {key} is not one that this version can read: {error}") from error
+    if not await stream.runs_scripts():
+        raise Misconfigured("this Redis computes SHA-256 wrong in its scripts")
+    return facts
+
+
+async def _reached(stream: Stream) -> dict[str, str]:
+    try:
+        async with asyncio.timeout(REACHABLE_WITHIN_S):
+            while True:
+                try:
+                    return await stream.facts()
+                except Unreachable as error:
+                    reason = error
+                    await asyncio.sleep(0.2)
+    except TimeoutError:
+        raise Misconfigured(f"{reason}\nCheck AUDIT_STREAM_REDIS_URL, and that Redis is running.") from reason
+
+
+async def not_ready(spine: Spine) -> list[str]:
+    """Why this replica should get no traffic now; empty when it should. Raises Unreachable."""
+    findings: list[Finding] = judge(await spine.stream.facts(), spine.settings.ack)
+    reasons = [str(finding) for finding in findings if finding.fatal or finding.setting == "replicas"]
+    if not await spine.stream.runs_scripts():
+        reasons.append("Redis computes SHA-256 wrong in its scripts")
+    if not spine.tail.connected:
+        reasons.append("the live tail is not connected")
+    return reasons
