@@ -229,6 +229,21 @@ def to_json(event: Event) -> bytes:
     )
 
 
+_stored = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def is_readable(event: Event) -> bool:
+    """Whether `to_json` gives JSON on one line. What we stored always does; what was tampered with may not."""
+    try:
+        _stored.decode(event.payload)
+        event.source.decode()
+        plain = event.kind.decode().isprintable() and event.timestamp.decode().isprintable()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    hashes = event.prev_hash.isalnum() and event.hash.isalnum()
+    return plain and hashes and b"\n" not in event.payload and b"\r" not in event.payload
+
+
 def to_json_array(events: Sequence[Event]) -> bytes:
     return b"[%b]" % b",".join(map(to_json, events))
 

@@ -14,7 +14,7 @@ from audit_stream import scripts
 from audit_stream.chain import START, Event, Head, quoted
 from audit_stream.connection import Clients, connect, reaching
 from audit_stream.errors import ChainBroken
-from audit_stream.event import Draft
+from audit_stream.event import Draft, is_readable
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
 
 FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
@@ -57,7 +57,10 @@ class Page(NamedTuple):
     """Id of the last entry read, ours or not; nothing on an empty page."""
 
     def unbroken(self) -> list[Event]:
-        """The events; raises ChainBroken when an entry among them is not ours."""
+        """The events; raises ChainBroken when an entry among them is not ours, or cannot be shown as JSON."""
+        for event in self.events:
+            if not is_readable(event):
+                raise ChainBroken(f"event #{event.event_id} is damaged: its fields are no text", at=event.event_id)
         if self.foreign:
             raise self.foreign
         return self.events

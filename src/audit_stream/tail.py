@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 from audit_stream.chain import Event
 from audit_stream.errors import ChainBroken, Unreachable
-from audit_stream.event import to_json
+from audit_stream.event import is_readable, to_json
 from audit_stream.query import Filter, fetch, select
-from audit_stream.stream import Stream
+from audit_stream.stream import Page, Stream
 
-KEPT_FRAMES = 8 * 1024
+KEPT_EVENTS = 8 * 1024
 KEPT_BYTES = 16 * 1024 * 1024
-CHUNK_FRAMES = 256
+CHUNK_EVENTS = 256
 REPLAY_PAGE = 2_000
 HEARTBEAT_S = 15.0
 BLOCK_S = 10.0
@@ -27,6 +27,17 @@ RECONNECT_S = 0.1
 RETRY_MS = 2_000
 
 log = logging.getLogger(__name__)
+
+
+class Frame(NamedTuple):
+    named: bytes
+    plain: bytes
+
+
+def frame(event: Event) -> Frame:
+    """Encode an event as a server-sent event (WHATWG HTML §9.2)."""
+    plain = b"id: %d\ndata: %b\n\n" % (event.event_id, to_json(event))
+    return Frame(b"event: %b\n%b" % (event.kind, plain), plain)
 
 
 class View(NamedTuple):
@@ -37,21 +48,13 @@ class View(NamedTuple):
     named: bool = True
     """With an `event:` line; without one, a browser hands the frame to `onmessage`."""
 
+    def shows(self, event: Event) -> bool:
+        return (self.kind is None or self.kind.encode() == event.kind) and (
+            self.source is None or self.source.encode() == event.source
+        )
 
-class Frame(NamedTuple):
-    event_id: int
-    kind: str
-    source: str
-    named: bytes
-    plain: bytes
-
-
-def frame(event: Event) -> Frame:
-    """Encode an event as a server-sent event (WHATWG HTML §9.2)."""
-    plain = b"id: %d\ndata: %b\n\n" % (event.event_id, to_json(event))
-    return Frame(
-        event.event_id, event.kind.decode(), event.source.decode(), b"event: %b\n%b" % (event.kind, plain), plain
-    )
+    def of(self, made: Frame) -> bytes:
+        return made.named if self.named else made.plain
 
 
 class Tail:
@@ -60,11 +63,13 @@ class Tail:
     def __init__(self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._stream = stream
         self._heartbeat_s = heartbeat_s
-        self._frames: list[Frame] = []
+        self._events: list[Event] = []
         self._ids: list[int] = []
+        self._frames: dict[int, Frame] = {}
+        """Encoded when the first subscriber wants them, then shared by all."""
         self._size_bytes = 0
         self._floor = 0
-        """Every event behind this id and up to `newest` is in `_frames`."""
+        """Every event behind this id and up to `newest` is in `_events`."""
         self.newest = 0
         self.subscribers = 0
         self.connected = False
@@ -111,10 +116,8 @@ class Tail:
                 log.error("the live tail waits: %s", error)
                 await asyncio.sleep(1)
                 continue
-            if page.foreign:
-                log.error("left out of the live tail: %s", page.foreign)
             at = page.last_entry or at
-            self._publish(page.events)
+            self._publish(_shown(page))
 
     async def _reconnect(self, at: bytes) -> bytes:
         head = (await self._stream.head()).event_id
@@ -123,7 +126,7 @@ class Tail:
             return at
         # Redis came back with less than it had. Nobody may wait for ids that will be given out again.
         log.error("the chain ends at event #%d, but #%d was seen here: open streams are closed", head, self.newest)
-        self._frames, self._ids, self._chunks, self._size_bytes = [], [], {}, 0
+        self._events, self._ids, self._frames, self._size_bytes = [], [], {}, 0
         self.newest = self._floor = head
         self._lost += 1
         self._wake()
@@ -132,26 +135,26 @@ class Tail:
     def _publish(self, events: list[Event]) -> None:
         if not events:
             return
-        for event in events:
-            made = frame(event)
-            self._frames.append(made)
-            self._ids.append(made.event_id)
-            self._size_bytes += len(made.named)
+        self._events += events
+        self._ids += [event.event_id for event in events]
+        self._size_bytes += sum(len(event.payload) for event in events)
         self.newest = self._ids[-1]
-        if len(self._ids) > KEPT_FRAMES or self._size_bytes > KEPT_BYTES:
+        if len(self._ids) > KEPT_EVENTS or self._size_bytes > KEPT_BYTES:
             self._forget()
         self._wake()
 
     def _forget(self) -> None:
-        """Drop the older half, or as much of it as brings the bytes below the limit."""
-        half = len(self._ids) // 2
-        size_bytes = sum(len(kept.named) for kept in self._frames[half:])
-        while size_bytes > KEPT_BYTES and half < len(self._ids) - 1:
-            size_bytes -= len(self._frames[half].named)
-            half += 1
-        if half:
-            self._floor = self._ids[half - 1]
-            del self._ids[:half], self._frames[:half]
+        """Drop the older half, or as much more as brings the bytes below the limit."""
+        drop = len(self._ids) // 2
+        size_bytes = sum(len(event.payload) for event in self._events[drop:])
+        while size_bytes > KEPT_BYTES and drop < len(self._ids) - 1:
+            size_bytes -= len(self._events[drop].payload)
+            drop += 1
+        if drop:
+            self._floor = self._ids[drop - 1]
+            for event_id in self._ids[:drop]:
+                self._frames.pop(event_id, None)
+            del self._ids[:drop], self._events[:drop]
             self._size_bytes = size_bytes
 
     async def _beat(self) -> None:
@@ -218,21 +221,24 @@ class Tail:
         selection = await select(self._stream, wanted)
         async for events in fetch(self._stream, selection.event_ids):
             cursor = events[-1].event_id
-            yield cursor, b"".join(_shown(frame(event), view) for event in events)
+            yield cursor, b"".join(view.of(frame(event)) for event in events)
         yield selection.event_ids[-1] if selection.more else upto, b""
 
     def _chunk(self, cursor: int, view: View) -> tuple[int, bytes]:
         """The next frames behind the cursor, joined once for all subscribers that stand at the same place."""
-        made = self._chunks.get((cursor, view))
-        if made is None:
+        chunk = self._chunks.get((cursor, view))
+        if chunk is None:
             start = bisect_right(self._ids, cursor)
-            frames = self._frames[start : start + CHUNK_FRAMES]
-            chunk = b"".join(
-                _shown(kept, view)
-                for kept in frames
-                if view.kind in (None, kept.kind) and view.source in (None, kept.source)
-            )
-            made = self._chunks[cursor, view] = (frames[-1].event_id, chunk)
+            events = self._events[start : start + CHUNK_EVENTS]
+            shown = [self._frame(event) for event in events if view.shows(event)]
+            joined = b"".join(map(view.of, shown))
+            chunk = self._chunks[cursor, view] = (events[-1].event_id, joined)
+        return chunk
+
+    def _frame(self, event: Event) -> Frame:
+        made = self._frames.get(event.event_id)
+        if made is None:
+            made = self._frames[event.event_id] = frame(event)
         return made
 
     async def _news_or(self, news: asyncio.Event, timeout_s: float) -> None:
@@ -243,5 +249,10 @@ class Tail:
             pass
 
 
-def _shown(made: Frame, view: View) -> bytes:
-    return made.named if view.named else made.plain
+def _shown(page: Page) -> list[Event]:
+    """What of a page can be shown. The rest is evidence for verify, and no reason to leave everyone waiting."""
+    try:
+        return page.unbroken()
+    except ChainBroken as error:
+        log.error("left out of the live tail: %s", error)
+        return [event for event in page.events if is_readable(event)]
