@@ -74,7 +74,7 @@ class End(NamedTuple):
     written: int
     """The highest event_id ever written; more than the head's when the end was cut."""
     lengths: list[int]
-    """How many entries each of the indexes asked about holds."""
+    """How many entries each of the indexes asked about holds; -1 for a key that is no stream."""
 
 
 class Stream:
@@ -177,12 +177,11 @@ class Stream:
                 for key in indexes:
                     pipeline.execute_command("XLEN", key)
                 entries, info, *lengths = await pipeline.execute(raise_on_error=False)
-            for reply in (entries, *lengths):
-                if isinstance(reply, ResponseError):
-                    raise reply
+            if isinstance(entries, ResponseError):
+                raise entries
         # Of a stream that is not there, XINFO is an error: then nothing was ever written.
         written = 0 if isinstance(info, ResponseError) else int(info["last-generated-id"].partition(b"-")[0])
-        return End(_page(entries), written, lengths)
+        return End(_page(entries), written, [-1 if isinstance(n, ResponseError) else n for n in lengths])
 
     # --- indexes
 

@@ -144,7 +144,11 @@ class Walk:
         name = key.decode(errors="replace")
         in_chain, in_index = self._in_chain(key, upto), self._in_index(key, upto)
         while True:
-            event_id, indexed = await anext(in_chain, None), await anext(in_index, None)
+            event_id = await anext(in_chain, None)
+            try:
+                indexed = await anext(in_index, None)
+            except ChainBroken:
+                return event_id or 1, f"index {name} is no stream"
             if event_id == indexed:
                 if event_id is None:
                     return None

@@ -9,6 +9,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from audit_stream import __version__
 from audit_stream.errors import Misconfigured
+from audit_stream.server.openapi import complete
 from audit_stream.server.problems import HANDLERS
 from audit_stream.server.routes import ROUTES
 from audit_stream.settings import Settings
@@ -26,7 +27,7 @@ def create_app(settings: Settings) -> Litestar:
             app.state.spine = opened
             yield
 
-    return Litestar(
+    app = Litestar(
         route_handlers=ROUTES,
         lifespan=[spine],
         exception_handlers=HANDLERS,
@@ -39,3 +40,5 @@ def create_app(settings: Settings) -> Litestar:
         ),
         logging_config=None,
     )
+    complete(app, settings.kinds)
+    return app

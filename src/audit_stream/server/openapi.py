@@ -1,9 +1,12 @@
 """What the OpenAPI document says beyond what the handlers' types do."""
 
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
+from litestar import Litestar
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Schema
+from litestar.params import HeaderParameter, QueryParameter
 
 from audit_stream.event import MAX_KEY_LENGTH
 from audit_stream.server.bodies import EventBody, ProblemBody
@@ -40,13 +43,35 @@ def events(description: str) -> ResponseSpec:
 
 IdempotencyHeader = Annotated[
     str | None,
-    Parameter(
-        header="Idempotency-Key",
+    HeaderParameter(
+        name="Idempotency-Key",
         min_length=1,
         max_length=MAX_KEY_LENGTH,
         description="The same key with the same content is appended once; with other content it is a 422.",
     ),
 ]
-Kind = Annotated[str | None, Parameter(query="kind", description="Only events of this kind")]
-Source = Annotated[str | None, Parameter(query="source", description="Only events of this source")]
-After = Annotated[int | None, Parameter(query="after", description="A cursor: events behind this event_id")]
+Kind = Annotated[str | None, QueryParameter(name="kind", description="Only events of this kind")]
+Source = Annotated[str | None, QueryParameter(name="source", description="Only events of this source")]
+After = Annotated[int | None, QueryParameter(name="after", description="A cursor: events behind this event_id")]
+
+
+def complete(app: Litestar, kinds: Sequence[str]) -> None:
+    """Add what the types cannot say: this deployment's kinds, NDJSON, and bounds that are checked elsewhere."""
+    document: Any = app.openapi_schema
+    schemas, paths = document.components.schemas, document.paths
+    for name in ("PublishRequest", "EventBody"):
+        schemas[name].properties["kind"] = Schema(type=OpenAPIType.STRING, enum=list(kinds))
+    schemas["PublishRequest"].additional_properties = False
+    paths["/events/batch"].post.request_body.content[NDJSON] = _lines("PublishRequest", "One event a line")
+    for operation, line in ((paths["/events"].get, "EventBody"), (paths["/verify"].get, "ProgressBody")):
+        operation.responses["200"].content[NDJSON] = _lines(line, "One object a line")
+        for parameter in operation.parameters:
+            if parameter.name in _BOUNDS:
+                parameter.schema.minimum, parameter.schema.maximum = _BOUNDS[parameter.name]
+
+
+_BOUNDS = {"limit": (1, MAX_LIMIT), "after": (0, None), "before": (0, None), "from": (1, None), "to": (1, None)}
+
+
+def _lines(name: str, description: str) -> OpenAPIMediaType:
+    return OpenAPIMediaType(schema=Schema(type=OpenAPIType.STRING, description=f"{description}: {name}"))

@@ -6,7 +6,7 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 from litestar import Response, get
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter
 from litestar.response import Stream
 
 from audit_stream.chain import Event
@@ -37,12 +37,14 @@ async def query_events(
     kind: Kind = None,
     source: Source = None,
     since: Annotated[
-        str | None, Parameter(query="since", description="Committed at or after this RFC 3339 instant")
+        str | None, QueryParameter(name="since", description="Committed at or after this RFC 3339 instant")
     ] = None,
-    until: Annotated[str | None, Parameter(query="until", description="Committed before this RFC 3339 instant")] = None,
+    until: Annotated[
+        str | None, QueryParameter(name="until", description="Committed before this RFC 3339 instant")
+    ] = None,
     after: After = None,
-    before: Annotated[int | None, Parameter(query="before", description="Events before this event_id")] = None,
-    limit: Annotated[int, Parameter(query="limit", description=f"1 to {MAX_LIMIT}")] = 1000,
+    before: Annotated[int | None, QueryParameter(name="before", description="Events before this event_id")] = None,
+    limit: Annotated[int, QueryParameter(name="limit", description=f"1 to {MAX_LIMIT}")] = 1000,
 ) -> Response[bytes] | Stream:
     spine = spine_of(request.app.state)
     only(request, _PARAMETERS)
@@ -93,10 +95,10 @@ async def _array(first: list[Event], pages: AsyncIterator[list[Event]]) -> Async
     "/events/{event_id:str}",
     tags=["read"],
     summary="One event",
-    responses={200: an_event("The event as it is stored"), **problems(404, 409, 422, 503)},
+    responses={200: an_event("The event as it is stored"), **problems(400, 404, 409, 422, 503)},
 )
 async def get_event(
-    request: AnyRequest, event_id: Annotated[str, Parameter(description="1, 2, 3, …", pattern="^[0-9]+$")]
+    request: AnyRequest, event_id: Annotated[str, PathParameter(description="1, 2, 3, …", pattern="^[0-9]+$")]
 ) -> Response[bytes]:
     if not re.fullmatch(r"[0-9]+", event_id):
         raise Refused(f"event_id: {event_id!r} is not a whole number", field="event_id")

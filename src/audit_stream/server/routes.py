@@ -1,6 +1,7 @@
 """The routes, all of them, and what each is for."""
 
 from litestar import Response, get, post
+from litestar.params import JSONBody
 
 from audit_stream import __version__
 from audit_stream.event import PublishRequest
@@ -87,7 +88,7 @@ async def stats(request: AnyRequest) -> StatsBody:
         **problems(400, 409, 413, 415, 422, 503),
     },
 )
-async def append_event(data: PublishRequest, idempotency_key: IdempotencyHeader = None) -> None: ...
+async def append_event(data: JSONBody[PublishRequest], idempotency_key: IdempotencyHeader = None) -> None: ...
 
 
 @post(
@@ -103,7 +104,7 @@ async def append_event(data: PublishRequest, idempotency_key: IdempotencyHeader 
         **problems(400, 409, 413, 415, 422, 503),
     },
 )
-async def append_events(data: list[PublishRequest], idempotency_key: IdempotencyHeader = None) -> None: ...
+async def append_events(data: JSONBody[list[PublishRequest]], idempotency_key: IdempotencyHeader = None) -> None: ...
 
 
 ROUTES = [

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from litestar import get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from audit_stream.errors import ChainBroken, Refused, Unreachable
@@ -30,7 +30,7 @@ _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     ),
     responses={
         200: ResponseSpec(str, description="A stream of events", media_type="text/event-stream"),
-        **problems(409, 422, 503),
+        **problems(400, 409, 422, 503),
     },
 )
 async def stream_events(
@@ -39,10 +39,10 @@ async def stream_events(
     source: Source = None,
     after: After = None,
     named: Annotated[
-        bool, Parameter(query="named", description="false: no `event:` line, so that `onmessage` gets the frames")
+        bool, QueryParameter(name="named", description="false: no `event:` line, so that `onmessage` gets the frames")
     ] = True,
     last_event_id: Annotated[
-        str | None, Parameter(header="Last-Event-ID", description="The last id a client has seen")
+        str | None, HeaderParameter(name="Last-Event-ID", description="The last id a client has seen")
     ] = None,
 ) -> Stream:
     spine = spine_of(request.app.state)

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from litestar import Response, get
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from litestar.response import Stream
 
 from audit_stream.server.bodies import HeadBody, ProgressBody, VerdictBody
@@ -31,13 +31,13 @@ PROGRESS_S = 0.2
     ),
     responses={
         200: ResponseSpec(VerdictBody, description="The verdict, intact or broken", generate_examples=False),
-        **problems(400, 422, 503),
+        **problems(400, 409, 422, 503),
     },
 )
 async def verify_chain(
     request: AnyRequest,
-    first: Annotated[int, Parameter(query="from", description="The event to begin at")] = 1,
-    last: Annotated[int | None, Parameter(query="to", description="The event to end at; else the newest")] = None,
+    first: Annotated[int, QueryParameter(name="from", description="The event to begin at")] = 1,
+    last: Annotated[int | None, QueryParameter(name="to", description="The event to end at; else the newest")] = None,
 ) -> Response[bytes] | Stream:
     only(request, ("from", "to"))
     for name, value in (("from", first), ("to", last)):

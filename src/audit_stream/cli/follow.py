@@ -1,0 +1,120 @@
+"""Following a server's event stream (WHATWG HTML §9.2) through lost connections and restarts."""
+
+import random
+import time
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from audit_stream.cli.failures import Failed
+from audit_stream.cli.output import tell
+from audit_stream.cli.remote import Remote
+
+LONGEST_WAIT_S = 30.0
+
+
+class Frame(NamedTuple):
+    event_id: bytes
+    """The last `id:` up to and with this frame."""
+    data: bytes
+
+
+class Parser:
+    """Turns bytes, cut anywhere, into frames."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._data: list[bytes] = []
+        self._id = b""
+        self._first = True
+        self.last_id = b""
+        """What to send as Last-Event-ID. A frame of nothing but an id moves it along as well."""
+        self.retry_ms: int | None = None
+
+    def feed(self, chunk: bytes) -> list[Frame]:
+        """Return the frames that end in this chunk."""
+        text = self._rest + chunk
+        if self._first:
+            if len(text) < 3 and b"\xef\xbb\xbf".startswith(text):
+                self._rest = text
+                return []
+            text, self._first = text.removeprefix(b"\xef\xbb\xbf"), False
+        # A CR at the end may be half of a CRLF: it waits for what follows.
+        held = b"\r" if text.endswith(b"\r") else b""
+        text = text.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        *lines, rest = text.split(b"\n")
+        self._rest = rest + held
+        return [frame for line in lines if (frame := self._line(line))]
+
+    def _line(self, line: bytes) -> Frame | None:
+        if not line:
+            return self._dispatch()
+        name, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._data.append(value)
+        elif name == b"id" and b"\0" not in value:
+            self._id = value
+        elif name == b"retry" and value.isdigit():
+            self.retry_ms = int(value)
+        return None
+
+    def _dispatch(self) -> Frame | None:
+        self.last_id = self._id
+        data, self._data = b"\n".join(self._data), []
+        return Frame(self.last_id, data) if data else None
+
+
+def follow(remote: Remote, params: Mapping[str, str | None], cursor: int) -> Iterator[list[bytes]]:
+    """Yield the JSON of every event behind `cursor`, in order, each once, in the groups they arrive in.
+
+    Never ends by itself: a lost connection, a restart or a busy server is waited out, and the stream
+    taken up again behind the last event that was yielded. Raises Failed for what waiting does not mend.
+    """
+    retry_s, attempt = 2.0, 0
+    while True:
+        at_least = 0.0
+        parser = Parser()
+        try:
+            headers = {"Last-Event-ID": str(cursor), "Cache-Control": "no-store"}
+            with remote.stream("stream", params, accept="text/event-stream", **headers) as answer:
+                if not answer.headers.get("content-type", "").startswith("text/event-stream"):
+                    raise Failed(f"{remote.url}/stream is no event stream: is it an audit-stream server?", status=404)
+                for chunk in answer.iter_bytes():
+                    if attempt:
+                        tell(f"connected again, behind event #{cursor}")
+                        attempt = 0
+                    events, cursor = _new(parser.feed(chunk), cursor)
+                    if events:
+                        yield events
+                    cursor = max(cursor, _number(parser.last_id))
+            reason = "the server ended the stream"
+        except Failed as failed:
+            if not failed.passing:
+                raise
+            reason, at_least = str(failed), failed.retry_after_s or 0.0
+        if parser.retry_ms is not None:
+            retry_s = parser.retry_ms / 1000
+        # Jittered, so that the clients of a restarted server do not all come back at the same moment.
+        wait_s = max(at_least, min(retry_s * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.5, 1))
+        if not attempt:
+            tell(f"{reason}; trying again, behind event #{cursor}")
+        attempt = min(attempt + 1, 10)
+        time.sleep(wait_s)
+
+
+def _new(frames: list[Frame], cursor: int) -> tuple[list[bytes], int]:
+    events = []
+    for frame in frames:
+        event_id = _number(frame.event_id)
+        if event_id > cursor:
+            events.append(frame.data)
+            cursor = event_id
+    return events, cursor
+
+
+def _number(event_id: bytes) -> int:
+    if not event_id:
+        return 0
+    if not event_id.isdigit():
+        raise Failed(f"the stream carries the id {event_id[:40]!r}, which is no event_id", status=404)
+    return int(event_id)

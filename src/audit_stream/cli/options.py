@@ -1,0 +1,66 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import rich_click as click
+
+from audit_stream.settings import VARIABLES, Ack
+
+DEFAULT_URL = "http://127.0.0.1:8093"
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Decorator = Callable[[Function], Function]
+
+
+def url_option(default: str | None = DEFAULT_URL) -> Decorator[Any]:
+    return click.option(
+        "--url",
+        envvar="AUDIT_STREAM_URL",
+        default=default,
+        metavar="URL",
+        help=f"Address of the server. [AUDIT_STREAM_URL; default: {DEFAULT_URL}]",
+    )
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
+
+kind_option = click.option("--kind", metavar="KIND", help="Only events of this kind.")
+source_option = click.option("--source", metavar="SOURCE", help="Only events of this source.")
+
+
+def redis_url_option(*envvars: str) -> Decorator[Any]:
+    """`--redis-url`; from the environment only where a command can do nothing else."""
+    shown = f" [{' or '.join(envvars)}]" if envvars else ""
+    return click.option(
+        "--redis-url",
+        envvar=list(envvars) or None,
+        metavar="URL",
+        callback=_checked("AUDIT_STREAM_REDIS_URL"),
+        help=f"Redis that holds the chain, instead of a server.{shown}"
+        if not envvars
+        else f"Redis that holds the chain.{shown}",
+    )
+
+
+def setting_option(name: str) -> Decorator[Any]:
+    """The flag of one of the server's settings, read and checked as the server does."""
+    variable = VARIABLES[name]
+    return click.option(
+        f"--{variable.field.replace('_', '-')}",
+        envvar=name,
+        default=variable.default,
+        metavar=variable.field.upper(),
+        callback=_checked(name),
+        help=f"{variable.help}. [{name}; default: {variable.default}]",
+    )
+
+
+def _checked(name: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
+    def check(_: click.Context, parameter: click.Parameter, text: str | None) -> str | Ack | None:
+        if not text:
+            return None
+        value: str | Ack = VARIABLES[name].parse(parameter.opts[0], text)
+        return value
+
+    return check

@@ -1,0 +1,125 @@
+"""What is printed: colours and tables for a person, JSON for a program.
+
+A program is whatever reads when standard output is not a terminal. Text that came from producers is
+never markup, and nothing in it reaches the terminal as a control character.
+"""
+
+import json
+import sys
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from zlib import crc32
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Event = dict[str, Any]
+
+_PALETTE = ("cyan", "blue", "magenta", "yellow", "bright_cyan", "bright_blue", "bright_magenta", "bright_yellow")
+_BAD = ("denied", "failed", "tampered", "incident_filed", "drifted")
+_GOOD = ("allowed", "promoted", "signed", "verified")
+
+
+def wants_json(flag: bool) -> bool:
+    return flag or not sys.stdout.isatty()
+
+
+def console(*, stderr: bool = False) -> Console:
+    # No highlighting: colour means something here.
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def write_lines(lines: Iterable[bytes]) -> None:
+    """Write JSON lines, byte for byte as they came, and hand them on at once."""
+    sys.stdout.buffer.write(b"".join(line + b"\n" for line in lines))
+    sys.stdout.buffer.flush()
+
+
+def tell(message: str) -> None:
+    """Say something beside the result."""
+    console(stderr=True).print(Text(printable(message), style="dim"))
+
+
+def complain(message: str) -> None:
+    console(stderr=True).print(Text("audit-stream: ", style="bold red"), Text(printable(message)), sep="")
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal would act on: control characters, and marks that turn the writing direction."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def kind_style(kind: str) -> str:
+    if kind.endswith(_BAD):
+        return "red"
+    if kind.endswith(_GOOD):
+        return "green"
+    return _PALETTE[crc32(kind.encode()) % len(_PALETTE)]
+
+
+def print_event(out: Console, event: Event, *, note: str = "") -> None:
+    """One line, cut at the width of the terminal: number, time, kind, source, payload."""
+    line = Text.assemble(
+        (f"#{event['event_id']}".ljust(7), "bold"),
+        (f" {moment(event, '%H:%M:%S')} ", "dim"),
+        (f" {printable(event['kind']).ljust(20)} ", kind_style(event["kind"])),
+        f" {printable(event['source'])} ",
+        (f" {note}" if note else f" {payload(event)}", "dim"),
+    )
+    line.truncate(out.width, overflow="ellipsis")
+    out.print(line)
+
+
+def events_table(events: Iterable[Event], width: int) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
+    table.add_column("event", justify="right", no_wrap=True, style="bold")
+    table.add_column("time (UTC)", no_wrap=True, style="dim")
+    table.add_column("kind", no_wrap=True)
+    table.add_column("source", no_wrap=True, overflow="ellipsis", max_width=max(12, width // 6))
+    table.add_column("payload", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
+    time_format = "%Y-%m-%d %H:%M:%S" if width >= 100 else "%m-%d %H:%M:%S"
+    for event in events:
+        table.add_row(
+            f"#{event['event_id']}",
+            moment(event, time_format),
+            Text(printable(event["kind"]), style=kind_style(event["kind"])),
+            Text(printable(event["source"])),
+            Text(payload(event)),
+        )
+    return table
+
+
+def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:
+    table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    # A hash is there to be copied: never broken, never cut.
+    table.add_column(overflow="ignore", no_wrap=True)
+    for name, value in facts:
+        table.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
+    return table
+
+
+def moment(event: Event, time_format: str) -> str:
+    """The event's own timestamp in UTC; as it stands where it cannot be read."""
+    from audit_stream.errors import Refused
+    from audit_stream.event import instant
+
+    text = str(event["timestamp"])
+    try:
+        at: datetime = instant(text, field="timestamp")
+    except Refused:
+        return printable(text)[:19]
+    return at.strftime(time_format)
+
+
+def payload(event: Event) -> str:
+    return printable(json.dumps(event["payload"], ensure_ascii=False, separators=(", ", ": ")))
+
+
+def confirm(question: str) -> bool:
+    return click.confirm(question, err=True)
