@@ -274,8 +274,12 @@ class Appender:
             )
 
     def _adopt(self, head: Head) -> None:
+        broken = None
         if head.event_id < self._promised.event_id:
             broken = cut_end(head.event_id, self._promised.event_id)
+        elif head.event_id == self._promised.event_id and head.hash != self._promised.hash:
+            broken = ChainBroken(f"event #{head.event_id} is not the one that was written", at=head.event_id)
+        if broken:
             if self._ack.fsync:
                 raise broken
             log.error("%s; the promise is memory, so appending goes on", broken)

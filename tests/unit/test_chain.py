@@ -61,8 +61,7 @@ BREAKS: dict[str, tuple[list[Event], int, str]] = {
 @pytest.mark.parametrize("name", BREAKS)
 def test_a_break_is_found_where_it_is_and_named(name: str) -> None:
     events, at, reason = BREAKS[name]
-    held = TEN[at - 2] if at > 1 else None
-    head = Head(held.event_id, held.hash) if held else START
+    head = Head(events[at - 2].event_id, events[at - 2].hash) if at > 1 else START
     assert verify(events) == Verdict(False, at - 1, at, reason, head)
 
 

@@ -24,7 +24,6 @@ def test_each_payload_text_becomes_its_published_canonical_text(vectors: Vectors
     for vector in vectors["events"]:
         payload = draft_of(vector).payload.decode()
         assert f'"payload":{payload},"prev_hash":' in vector["canonical"], vector["payload_text"]
-        assert len(payload) == len(json.dumps(vector["event"]["payload"], separators=(",", ":"))), payload
 
 
 def test_each_draft_hashes_to_its_published_hash(vectors: Vectors) -> None:
