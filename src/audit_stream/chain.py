@@ -72,13 +72,20 @@ def link_hash(event_id: int, timestamp: bytes, kind: bytes, source: bytes, paylo
     """
     if b'"' in timestamp or b"\\" in timestamp:
         raise ValueError(f"a timestamp needs no escapes: {timestamp!r}")
-    preimage = b'{"event_id":%d,"kind":%b,"payload":%b,"prev_hash":"%b","source":%b,"timestamp":"%b"}' % (
-        event_id,
-        quoted(kind),
-        payload,
-        prev,
-        quoted(source),
-        timestamp,
+    preimage = b"".join(
+        (
+            b'{"event_id":%d,"kind":' % event_id,
+            quoted(kind),
+            b',"payload":',
+            payload,
+            b',"prev_hash":"',
+            prev,
+            b'","source":',
+            quoted(source),
+            b',"timestamp":"',
+            timestamp,
+            b'"}',
+        )
     )
     return sha256(preimage).hexdigest().encode()
 
@@ -127,8 +134,10 @@ def parse(line: bytes | str) -> Event:
     """
     body = json.loads(line)
     try:
+        if type(body["event_id"]) is not int:
+            raise TypeError("event_id is not a whole number")
         return Event(
-            int(body["event_id"]),
+            body["event_id"],
             body["timestamp"].encode(),
             body["kind"].encode(),
             body["source"].encode(),

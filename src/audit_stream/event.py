@@ -241,7 +241,7 @@ def is_readable(event: Event) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     hashes = event.prev_hash.isalnum() and event.hash.isalnum()
-    return plain and hashes and b"\n" not in event.payload and b"\r" not in event.payload
+    return plain and hashes and event.payload.isascii() and b"\n" not in event.payload and b"\r" not in event.payload
 
 
 def to_json_array(events: Sequence[Event]) -> bytes:
@@ -258,22 +258,33 @@ def _field_of(message: str) -> str | None:
 
 
 def _why_undecodable(body: bytes, error: Exception) -> Refused:
-    """Tell a text that is not JSON from one that is, but that has no canonical form.
+    """Tell a text that is not JSON from one that is, or nearly, but that has no canonical form.
 
     Slow and only for refusals: the strict decoder says little about why it stopped.
     """
     if isinstance(error, RecursionError):
         return _too_deep()
-
-    def not_a_number(name: str) -> Any:
-        raise Refused(f"payload: {name} has no canonical form", field="payload")
-
     try:
-        json.loads(body.decode("utf-8", "surrogatepass"), parse_constant=not_a_number)
-    except Refused as refusal:
-        return refusal
+        loose = json.loads(body.decode("utf-8", "surrogatepass"))
     except RecursionError:
         return _too_deep()
     except ValueError as malformed:
         return Malformed(f"the body is not JSON: {malformed}")
-    return Refused("payload: a lone surrogate has no canonical form", field="payload")
+    if isinstance(loose, list):
+        refusals = ((index, _why_no_canonical_form(item)) for index, item in enumerate(loose))
+        found = next((refusal.within_batch(index) for index, refusal in refusals if refusal), None)
+    else:
+        found = _why_no_canonical_form(loose)
+    return found or Malformed(f"the body is not JSON: {error}")
+
+
+def _why_no_canonical_form(request: Any) -> Refused | None:
+    for name, value in request.items() if isinstance(request, dict) else ():
+        try:
+            json.dumps([name, value], ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            field = name if name.isascii() else "payload"
+            return Refused(f"{field}: a lone surrogate has no canonical form", field=field)
+        except ValueError:
+            return Refused(f"{name}: NaN, Infinity and numbers beyond a double have no canonical form", field=name)
+    return None

@@ -44,6 +44,8 @@ class Spec(msgspec.Struct, kw_only=True):
     events: int | None = None
     """None: until its standard input is closed."""
     tasks: int = 8
+    think_s: float = 0
+    """Each task's pause between two requests: leaves the processors to whoever is being started."""
     urls: list[str] = []
     redis_url: str = ""
     chain: str = ""
@@ -101,6 +103,7 @@ async def produce(spec: Spec) -> None:
                 replayed, events = await _until_answered(append, key, bodies)
                 sys.stdout.buffer.write(msgspec.json.encode(Answer(key, replayed, events)) + b"\n")
                 sys.stdout.buffer.flush()
+                await asyncio.sleep(spec.think_s)
 
         async def watch() -> None:
             await asyncio.to_thread(sys.stdin.read)

@@ -17,28 +17,29 @@ from audit_stream.embedded import EmbeddedValkey
 needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc, which only Linux has")
 
 
-def children(pid: int, *, named: str = "") -> list[int]:
-    """The pids of its child processes, or those whose command line holds `named`."""
+def children(pid: int, *, running: str = "") -> list[int]:
+    """The pids of its child processes, or those whose program and arguments hold `running`."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
             status = (entry / "stat").read_text().rpartition(")")[2].split()
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            # The program by its file: Valkey writes over its own arguments.
+            command = f"{(entry / 'exe').readlink().name} {(entry / 'cmdline').read_text(errors='replace')}"
         except OSError:  # it ended meanwhile
             continue
-        if int(status[1]) == pid and status[0] != "Z" and named in command:
+        if int(status[1]) == pid and status[0] != "Z" and running in command:
             found.append(int(entry.name))
     return sorted(found)
 
 
 def valkeys_of(pid: int) -> list[int]:
-    return children(pid, named="--unixsocket")
+    return children(pid, running="-server ")
 
 
 def workers_of(pid: int) -> list[int]:
-    return children(pid, named="audit_stream.server.workers")
+    return children(pid, running="audit_stream.server.workers")
 
 
 class Endings:
@@ -53,8 +54,10 @@ class Endings:
         """Those that still run after this time; returns at once when none does."""
         deadline = time.monotonic() + seconds
         left = dict(self._fds)
-        while left and (timeout := deadline - time.monotonic()) > 0:
-            ended = select.select(list(left.values()), [], [], timeout)[0]
+        while left:
+            ended = select.select(list(left.values()), [], [], max(0, deadline - time.monotonic()))[0]
+            if not ended:
+                break
             left = {pid: fd for pid, fd in left.items() if fd not in ended}
         return sorted(left)
 

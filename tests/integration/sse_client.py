@@ -115,8 +115,7 @@ async def open_stream(
         status = re.match(r"HTTP/1\.1 (\d+)", head)
         assert status, head
         headers = {
-            name.lower(): value
-            for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:] if line)
+            name.lower(): value for name, _, value in (line.partition(": ") for line in head.split("\r\n")[1:] if line)
         }
         yield SseStream(reader, int(status.group(1)), headers)
     finally:
@@ -137,9 +136,7 @@ async def take(stream: SseStream, count: int) -> list[Frame]:
     return taken
 
 
-async def follow(
-    url: str, *, after: int, upto: int, query: str = "", seen: list[Frame] | None = None
-) -> list[Frame]:
+async def follow(url: str, *, after: int, upto: int, query: str = "", seen: list[Frame] | None = None) -> list[Frame]:
     """Read every event behind `after` up to `upto` as a browser does: come back by the last id when a stream ends."""
     seen = [] if seen is None else seen
     last = after

@@ -380,7 +380,13 @@ def test_a_key_of_another_type_is_never_a_server_error(intact: Intact, key: str)
     name = intact.stored.tag + key.encode()
     intact.stored.client.delete(name)
     intact.stored.client.set(name, "mine")
-    for path in ("/events", "/events?kind=other&source=mesh", "/events?since=2026-01-01T00:00:00Z", "/events/6", "/stats"):
+    for path in (
+        "/events",
+        "/events?kind=other&source=mesh",
+        "/events?since=2026-01-01T00:00:00Z",
+        "/events/6",
+        "/stats",
+    ):
         assert intact.server.get(path).status_code < 500, path
     assert intact.server.get("/verify").status_code < 500
 

@@ -1,17 +1,70 @@
-"""audit-stream: the command line."""
+"""audit-stream: the command line. Each verb is a file of its own; what it needs is loaded when it runs."""
 
-import logging
-import os
 import sys
+from typing import Any, NoReturn
 
-from audit_stream.errors import Misconfigured
-from audit_stream.server.run import serve
+import rich_click as click
+
+from audit_stream import __version__
+from audit_stream.cli.append import append
+from audit_stream.cli.doctor import doctor
+from audit_stream.cli.failures import Failed
+from audit_stream.cli.output import complain, until_reader_leaves
+from audit_stream.cli.query import query
+from audit_stream.cli.reindex import reindex
+from audit_stream.cli.serve import serve
+from audit_stream.cli.stats import stats
+from audit_stream.cli.tail import tail
+from audit_stream.cli.verify import verify
+from audit_stream.errors import AuditStreamError, Misconfigured
+
+USAGE = 2
+INTERRUPTED = 130
 
 
-def main() -> None:
-    logging.basicConfig(level=logging.WARNING)
+class Root(click.RichGroup):
+    def invoke(self, ctx: click.Context) -> Any:
+        with until_reader_leaves():
+            return super().invoke(ctx)
+        return 0
+
+
+@click.group(cls=Root, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="audit-stream %(version)s")
+@click.pass_context
+def root(ctx: click.Context) -> int | None:
+    """The shared, append-only, hash-chained spine of governance events.
+
+    Without a command it serves, as `audit-stream serve` does.
+    """
+    if ctx.invoked_subcommand is None:
+        code: int = ctx.invoke(serve)
+        return code
+    return None
+
+
+for command in (serve, append, tail, query, verify, stats, doctor, reindex):
+    root.add_command(command)
+
+
+def main() -> NoReturn:
     try:
-        sys.exit(serve(dict(os.environ), workers=int(os.environ.get("W", "1"))))
-    except Misconfigured as e:
-        print(e, file=sys.stderr)
-        sys.exit(2)
+        sys.exit(root.main(prog_name="audit-stream", standalone_mode=False) or 0)
+    except Failed as failed:
+        complain(str(failed))
+        sys.exit(failed.exit_code)
+    except Misconfigured as error:
+        complain(str(error))
+        sys.exit(USAGE)
+    except AuditStreamError as error:
+        complain(str(error))
+        sys.exit(1)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "audit-stream"
+        complain(f"{error.format_message()} See `{where} --help`.")
+        sys.exit(USAGE)
+    except click.ClickException as error:
+        complain(error.format_message())
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)

@@ -14,6 +14,7 @@ class Failed(Exception):
         problem: dict[str, Any] | None = None,
         retry_after_s: float | None = None,
         in_doubt: bool = False,
+        exit_code: int = 1,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -21,6 +22,7 @@ class Failed(Exception):
         self.problem = problem or {}
         """The server's problem details."""
         self.retry_after_s = retry_after_s
+        self.exit_code = exit_code
         self.in_doubt = in_doubt
         """The request was sent, and whether the server acted on it is not known."""
 

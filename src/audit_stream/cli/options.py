@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import rich_click as click
+from click.core import ParameterSource
 
 from audit_stream.settings import VARIABLES, Ack
 
@@ -13,11 +14,11 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
 
 
-def url_option(default: str | None = DEFAULT_URL) -> Decorator[Any]:
+def url_option() -> Decorator[Any]:
     return click.option(
         "--url",
         envvar="AUDIT_STREAM_URL",
-        default=default,
+        default=DEFAULT_URL,
         metavar="URL",
         help=f"Address of the server. [AUDIT_STREAM_URL; default: {DEFAULT_URL}]",
     )
@@ -31,16 +32,25 @@ source_option = click.option("--source", metavar="SOURCE", help="Only events of 
 
 def redis_url_option(*envvars: str) -> Decorator[Any]:
     """`--redis-url`; from the environment only where a command can do nothing else."""
-    shown = f" [{' or '.join(envvars)}]" if envvars else ""
+    if envvars:
+        text = f"Redis that holds the chain. [{' or '.join(envvars)}]"
+    else:
+        text = "Redis that holds the chain; it is asked itself, instead of a server."
     return click.option(
         "--redis-url",
         envvar=list(envvars) or None,
         metavar="URL",
         callback=_checked("AUDIT_STREAM_REDIS_URL"),
-        help=f"Redis that holds the chain, instead of a server.{shown}"
-        if not envvars
-        else f"Redis that holds the chain.{shown}",
+        help=text,
     )
+
+
+def choose_one(ctx: click.Context, *names: str) -> None:
+    """Raises UsageError when more than one of the options was given as a flag."""
+    given = [name for name in names if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if len(given) > 1:
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise click.UsageError(f"Choose one of {flags}.", ctx)
 
 
 def setting_option(name: str) -> Decorator[Any]:

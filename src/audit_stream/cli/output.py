@@ -5,8 +5,10 @@ never markup, and nothing in it reaches the terminal as a control character.
 """
 
 import json
+import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 from zlib import crc32
@@ -25,6 +27,17 @@ _GOOD = ("allowed", "promoted", "signed", "verified")
 
 def wants_json(flag: bool) -> bool:
     return flag or not sys.stdout.isatty()
+
+
+@contextmanager
+def until_reader_leaves() -> Iterator[None]:
+    """End quietly when whoever reads our output has seen enough, as `head` does."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is still buffered has nowhere to go, and the interpreter would say so at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console(*, stderr: bool = False) -> Console:

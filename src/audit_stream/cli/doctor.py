@@ -1,0 +1,195 @@
+"""audit-stream doctor."""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+import rich_click as click
+from rich.text import Text
+
+from audit_stream.cli.failures import Failed
+from audit_stream.cli.local import with_stream
+from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
+from audit_stream.cli.output import complain, console, printable, until_reader_leaves, wants_json, write_lines
+from audit_stream.errors import AuditStreamError
+from audit_stream.settings import Ack
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from audit_stream.promise import Finding
+    from audit_stream.stream import Stream
+
+FINE, FALLS_SHORT, CANNOT_TELL = 0, 1, 2
+
+# What `promise.judge` looks at, by the names of its findings.
+_ALWAYS = ("version", "role", "maxmemory-policy", "replicas")
+_FOR_FSYNC = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "aof_last_write_status")
+_ALSO_CALLED = {
+    "version": "redis_version",
+    "replicas": "connected_slaves",
+    "appendonly": "aof_enabled",
+    "maxmemory-policy": "maxmemory_policy",
+}
+
+
+class Check(NamedTuple):
+    name: str
+    found: str
+    fine: bool = True
+    wanted: str | None = None
+    why: str | None = None
+    mend: str | None = None
+
+
+class Diagnosis(NamedTuple):
+    """What was looked at, and whether all of it is as it should be."""
+
+    subject: str
+    checks: list[Check]
+
+    @property
+    def fine(self) -> bool:
+        return all(check.fine for check in self.checks)
+
+
+@click.command()
+@url_option()
+@redis_url_option()
+@setting_option("AUDIT_STREAM_CHAIN")
+@setting_option("AUDIT_STREAM_ACK")
+@json_option
+@click.pass_context
+def doctor(ctx: click.Context, url: str, redis_url: str | None, chain: str, ack: Ack, as_json: bool) -> int:
+    """Say what falls short of the promise, and how to mend it.
+
+    Exit code: 0 all is fine, 1 something falls short, 2 could not tell. A server says whether it is
+    ready; with --redis-url each setting of Redis is looked at, and the chain in it. Nothing is changed.
+    """
+    choose_one(ctx, "url", "redis_url")
+    try:
+        if redis_url:
+            diagnosis = with_stream(redis_url, chain, lambda stream: _of_redis(stream, ack))
+        else:
+            diagnosis = _of_server(url)
+    except (Failed, AuditStreamError) as error:
+        complain(f"cannot tell: {error}")
+        return CANNOT_TELL
+    except Exception as error:
+        complain(f"cannot tell: {type(error).__name__}: {error}")
+        return CANNOT_TELL
+    with until_reader_leaves():
+        if wants_json(as_json):
+            checks = [check._asdict() for check in diagnosis.checks]
+            body = {"fine": diagnosis.fine, "subject": diagnosis.subject, "checks": checks}
+            write_lines([msgspec.json.encode(body)])
+        else:
+            _print(diagnosis)
+    return FINE if diagnosis.fine else FALLS_SHORT
+
+
+# --- a server
+
+
+def _of_server(url: str) -> Diagnosis:
+    from audit_stream.cli.remote import Remote
+
+    with Remote(url) as remote:
+        try:
+            remote.get("readyz")
+            checks = [Check("ready", "yes")]
+        except Failed as failed:
+            reasons = failed.problem.get("reasons")
+            if not reasons:
+                raise
+            checks = [Check("ready", "no", False, "yes", str(reason)) for reason in reasons]
+        found = remote.get("stats").json()
+    trouble = found["index_trouble"]
+    checks += [
+        Check("redis", str(found["redis"])),
+        Check("a 201 means", str(found["ack"])),
+        Check("chain", f"{found['chain']}, {found['count']:,} events"),
+        Check("head", _head(found["last_event_id"], found["latest_hash"])),
+        Check("indexes", "in trouble", False, "no trouble", str(trouble), "Run audit-stream reindex.")
+        if trouble
+        else Check("indexes", "no trouble"),
+    ]
+    return Diagnosis(remote.url, checks)
+
+
+# --- a Redis
+
+
+async def _of_redis(stream: "Stream", ack: Ack) -> Diagnosis:
+    from audit_stream.promise import describe, judge
+
+    facts = await stream.facts()
+    findings = {finding.setting: finding for finding in judge(facts, ack)}
+    names = (*_ALWAYS, *_FOR_FSYNC) if ack.fsync else _ALWAYS
+    checks = [_setting(name, facts, findings.pop(name, None)) for name in names]
+    # A finding of a name that is not listed above is still a finding.
+    checks += [_setting(name, facts, finding) for name, finding in findings.items()]
+    return Diagnosis(f"{describe(facts)}, for a 201 that means {ack}", checks + await _chain(stream))
+
+
+def _setting(name: str, facts: "Mapping[str, str]", finding: "Finding | None") -> Check:
+    if finding:
+        return Check(name, finding.found, False, finding.wanted, finding.why, finding.mend)
+    return Check(name, facts.get(name, facts.get(_ALSO_CALLED.get(name, ""), "as by default")))
+
+
+async def _chain(stream: "Stream") -> list[Check]:
+    key = stream.keys.events.decode()
+    checks = []
+    try:
+        right = await stream.runs_scripts()
+        checks.append(
+            Check("scripts", "run, SHA-256 is right")
+            if right
+            else Check("scripts", "SHA-256 is wrong", False, "right", "Redis must be able to check a hash")
+        )
+    except AuditStreamError as error:
+        mend = "Allow this user EVAL, EVALSHA and the commands in append.lua."
+        checks.append(Check("scripts", "refused", False, "run", str(error), mend))
+    try:
+        kind = await stream.key_type()
+        if kind not in ("none", "stream"):
+            mend = "Choose another chain with AUDIT_STREAM_CHAIN, or remove the key."
+            return [*checks, Check(key, f"a {kind}", False, "a stream", "it is not a chain", mend)]
+        checks.append(Check(key, "not there yet" if kind == "none" else "a stream"))
+        (await stream.page(0, count=1)).unbroken()
+        head = await stream.head()
+        checks.append(Check("head", _head(head.event_id, head.hash.decode(errors="replace"))))
+        end = await stream.end(head.event_id, count=1)
+        if end.written > head.event_id:
+            why = f"chain ends at event #{head.event_id}, but #{end.written} was written"
+            mend = "Restore it from a backup; append refuses to build on it."
+            checks.append(Check("end", "cut", False, "whole", why, mend))
+    except AuditStreamError as error:
+        mend = "Find out who changed it: audit-stream verify says where it breaks."
+        checks.append(Check("chain", "cannot be read", False, "readable", str(error), mend))
+    return checks
+
+
+def _head(event_id: int, hash_: str | None) -> str:
+    return f"#{event_id} {hash_}" if event_id else "none, the chain is empty"
+
+
+# --- for a person
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    out = console()
+    out.print(Text(printable(diagnosis.subject), style="bold"))
+    width = max(len(check.name) for check in diagnosis.checks)
+    for check in diagnosis.checks:
+        mark, style = ("✓", "green") if check.fine else ("✗", "bold red")
+        out.print(Text.assemble((f"{mark} ", style), (check.name.ljust(width), "dim"), f"  {printable(check.found)}"))
+        if not check.fine:
+            for name, text in (("should be", check.wanted), ("because", check.why), ("mend", check.mend)):
+                if text:
+                    out.print(Text.assemble((f"{' ' * width}    {name}: ", "dim"), printable(text)))
+    short = sum(not check.fine for check in diagnosis.checks)
+    if short:
+        out.print(Text(f"{short} {'thing falls' if short == 1 else 'things fall'} short", style="bold red"))
+    else:
+        out.print(Text("all is fine", style="bold green"))

@@ -1,0 +1,34 @@
+"""audit-stream stats."""
+
+import rich_click as click
+
+from audit_stream.cli.options import json_option, url_option
+from audit_stream.cli.output import console, facts_table, wants_json, write_lines
+
+
+@click.command()
+@url_option()
+@json_option
+def stats(url: str, as_json: bool) -> None:
+    """Count, head and promise of the chain."""
+    from audit_stream.cli.remote import Remote
+
+    with Remote(url) as remote:
+        answer = remote.get("stats")
+    if wants_json(as_json):
+        write_lines([answer.content])
+        return
+    found = answer.json()
+    facts = [
+        ("chain", str(found["chain"])),
+        ("events", f"{found['count']:,}"),
+        ("head", f"#{found['last_event_id']}"),
+        ("hash", found["latest_hash"] or "none yet"),
+        ("a 201 means", str(found["ack"])),
+        ("hashing", str(found["hashing"])),
+        ("redis", str(found["redis"])),
+        ("open streams", str(found["subscribers"])),
+        ("batches", f"{found['batches']:,}, {found['lost_races']:,} races lost"),
+        ("indexes", found["index_trouble"] or "no trouble"),
+    ]
+    console().print(facts_table(facts))
