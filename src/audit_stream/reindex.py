@@ -12,10 +12,12 @@ can be true; a missing commit time lies between its neighbours' and is estimated
 import secrets
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from time import monotonic
 from typing import NamedTuple
 
 from audit_stream.chain import Event
-from audit_stream.errors import ChainBroken, Pushback, Refused, Unreachable
+from audit_stream.errors import Pushback, Refused, Unreachable
 from audit_stream.event import instant
 from audit_stream.query import Pace
 from audit_stream.stream import Stream, Swap
@@ -59,6 +61,9 @@ class _Rebuild:
         self._lengths: Counter[bytes] = Counter()
         """Of the new indexes, by the key they are to have."""
         self._readable_times = True
+        self._old: set[bytes] = set()
+        self._left: list[tuple[bytes, bytes]] = []
+        """Indexed in a transaction that may not have come about."""
 
     async def run(self) -> Rebuilt:
         # An index that is no stream at all is damaged as well, and has nothing to say.
@@ -66,41 +71,38 @@ class _Rebuild:
         self._expected = (await self._stream.head()).event_id
         await self._catch_up()
         await self._check()
-        old = {self._keys.time, *await self._stream.index_keys()}
+        self._old = {self._keys.time, *await self._stream.index_keys()}
         for _ in range(ATTEMPTS):
-            left: list[tuple[bytes, bytes]] = []
-
-            def finish(events: list[Event], times: list[tuple[bytes, int]]) -> Swap | None:
-                if len(events) > LAST_STRETCH:
-                    return None
-                self._learn(times)
-                left.extend(self._entries(events))
-                moves = [(self._rebuilt(key), key) for key in self._lengths]
-                return Swap(left, moves, [key for key in old if key not in self._lengths])
-
-            if await self._stream.swap_indexes(
-                self._at, self._time_at if self._readable_times else None, LAST_STRETCH + 1, finish
-            ):
+            self._left = []
+            times_after = self._time_at if self._readable_times else None
+            if await self._stream.swap_indexes(self._at, times_after, LAST_STRETCH + 1, self._finish):
                 return Rebuilt(self._lengths[self._keys.time], len(self._lengths), self._times.estimated)
-            await self._fill(left)
+            await self._fill(self._left)
             await self._catch_up()
         raise Pushback(
             f"the chain was appended to in each of {ATTEMPTS} attempts to swap the indexes; nothing was changed."
             " Try again when it is quieter."
         )
 
+    def _finish(self, events: list[Event], times: list[tuple[bytes, int]]) -> Swap | None:
+        """What is left to do, given what was appended since the last catching up."""
+        if len(events) > LAST_STRETCH:
+            return None
+        self._learn(times)
+        self._left = self._entries(events)
+        moves = [(self._rebuilt(key), key) for key in self._lengths]
+        return Swap(self._left, moves, [key for key in self._old if key not in self._lengths])
+
     async def forget(self) -> None:
-        try:
+        with suppress(Unreachable):  # they carry a time to live
             await self._stream.drop([self._rebuilt(key) for key in self._lengths])
-        except Unreachable:
-            pass  # they carry a time to live
 
     async def _catch_up(self) -> None:
         pace = Pace()
         while events := (await self._stream.page(self._at, count=pace.count)).unbroken():
             pace.saw(events)
             # Read after the events, the time index holds whatever it will ever hold about them.
-            while self._readable_times and self._times.known_upto <= events[-1].event_id:
+            while self._readable_times and not self._times.reach(events):
                 times = await self._stream.time_index(self._time_at, count=TIME_PAGE)
                 self._learn(times)
                 if len(times) < TIME_PAGE:
@@ -148,19 +150,20 @@ class CommitTimes:
     """
 
     def __init__(self, now_ms: int) -> None:
-        self._now_ms = now_ms
+        self._now_ms, self._asked_at = now_ms, monotonic()
         self._known: deque[tuple[int, int]] = deque()
         self._last: tuple[int, int] | None = None
         """(ms, event_id) of the last event that was asked about."""
-        self.known_upto = 0
-        """The largest event_id learnt."""
         self.estimated = 0
 
     def learn(self, entries: Sequence[tuple[bytes, int]]) -> None:
         """Take further (entry id, event_id) of the time index, in its order."""
         for entry_id, event_id in entries:
             self._known.append((int(entry_id.partition(b"-")[0]), event_id))
-            self.known_upto = max(self.known_upto, event_id)
+
+    def reach(self, events: Sequence[Event]) -> bool:
+        """Whether enough was learnt for these events: beyond the last, and not from stray entries alone."""
+        return len(self._known) > len(events) and self._known[-1][1] > events[-1].event_id
 
     def of(self, event: Event) -> int:
         """Unix time in milliseconds at which the event was committed. Ask in the order of the chain."""
@@ -180,13 +183,17 @@ class CommitTimes:
             ms, indexed = known[0]
             # An entry whose successor steps back behind it stands where it does not belong.
             misplaced = len(known) > 1 and event_id <= known[1][1] < indexed
-            if event_id <= indexed and low <= ms <= self._now_ms and not misplaced:
+            if event_id <= indexed and low <= ms <= self._latest() and not misplaced:
                 return
             known.popleft()
 
+    def _latest(self) -> int:
+        """Now, by the clock of the Redis; a second more, for the time it took to ask."""
+        return self._now_ms + int((monotonic() - self._asked_at + 1) * 1000)
+
     def _estimate(self, event: Event, low: int) -> int:
         """The event's own timestamp if that can be its commit time, else a neighbour's."""
-        high = self._known[0][0] if self._known else self._now_ms
+        high = self._known[0][0] if self._known else self._latest()
         try:
             stamp = int(instant(event.timestamp.decode("ascii", "replace"), field="timestamp").timestamp() * 1000)
         except Refused:

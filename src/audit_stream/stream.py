@@ -4,11 +4,11 @@ The events stream alone is the truth; the index streams beside it can be rebuilt
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from redis.exceptions import ResponseError
+from redis.exceptions import ResponseError, WatchError
 
 from audit_stream import scripts
 from audit_stream.chain import START, Event, Head, quoted
@@ -46,6 +46,10 @@ class Keys(NamedTuple):
     def batch(self, token: bytes) -> bytes:
         """Names a batch that the script hashes, so that a lost reply can be settled."""
         return b"{%b}:batch:%b" % (self.chain.encode(), token)
+
+    def rebuilt(self, token: bytes, key: bytes) -> bytes:
+        """Where the index that is to stand at `key` grows until it is whole."""
+        return b"{%b}:rebuilt:%b:%b" % (self.chain.encode(), token, key.partition(b"}:")[2])
 
 
 class Page(NamedTuple):
@@ -272,6 +276,85 @@ class Stream:
         """How many replicas hold everything written on the write connection so far."""
         with reaching():
             return int(await self._write.execute_command("WAIT", replicas, timeout_ms))
+
+    async def type_of(self, key: bytes) -> str:
+        with reaching():
+            return _text(await self._read.type(key))
+
+    async def now_ms(self) -> int:
+        """The clock of the Redis, as Unix time in milliseconds."""
+        with reaching():
+            seconds, microseconds = await self._read.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # --- rebuilding the indexes
+
+    async def fill_indexes(self, entries: Sequence[tuple[bytes, bytes]], *, kept_s: int) -> None:
+        """Add (key, entry id) to indexes that nobody reads yet; Redis forgets these after `kept_s` without a call."""
+        with reaching():
+            async with self._write.pipeline(transaction=False) as pipeline:
+                for key, entry_id in entries:
+                    pipeline.execute_command("XADD", key, entry_id, b"", b"")
+                for key in {key for key, _ in entries}:
+                    pipeline.expire(key, kept_s)
+                await pipeline.execute()
+
+    async def swap_indexes(
+        self,
+        after: int,
+        times_after: bytes | None,
+        count: int,
+        finish: Callable[[list[Event], list[tuple[bytes, int]]], "Swap | None"],
+    ) -> bool:
+        """Put new indexes in place in one step, unless the chain moves meanwhile; return whether that was done.
+
+        `finish` is given up to `count` events behind `after`, and the entries of the time index behind
+        `times_after`; it says what is still to be added and moved, or that it is not ready.
+        """
+        with reaching():
+            async with self._write.pipeline(transaction=True) as pipeline:
+                await pipeline.watch(self.keys.events)
+                # Having watched, a pipeline sends each command at once, until `multi`.
+                ask = cast("Callable[..., Awaitable[list[Any]]]", pipeline.execute_command)
+                events = await ask("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
+                times = await ask("XRANGE", self.keys.time, b"(" + times_after, "+") if times_after else []
+                swap = finish(
+                    _page(events).unbroken(),
+                    [(entry_id, int(entry_id.partition(b"-")[2])) for entry_id, _ in times],
+                )
+                if swap is None:
+                    return False
+                pipeline.multi()
+                for key, entry_id in swap.entries:
+                    pipeline.execute_command("XADD", key, entry_id, b"", b"")
+                for key in swap.drop:
+                    pipeline.unlink(key)
+                for new, key in swap.moves:
+                    pipeline.unlink(key)
+                    pipeline.rename(new, key)
+                    pipeline.persist(key)
+                try:
+                    await pipeline.execute()
+                except WatchError:
+                    return False
+        return True
+
+    async def drop(self, keys: Sequence[bytes]) -> None:
+        """Forget indexes."""
+        with reaching():
+            for start in range(0, len(keys), 1000):
+                await self._write.unlink(*keys[start : start + 1000])
+
+
+class Swap(NamedTuple):
+    """The last step of rebuilding the indexes."""
+
+    entries: Sequence[tuple[bytes, bytes]]
+    """(key, entry id) to add to the new indexes first."""
+    moves: Sequence[tuple[bytes, bytes]]
+    """(where the new index grew, the key it belongs to)."""
+    drop: Sequence[bytes]
+    """Old indexes that have no successor."""
 
 
 _SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")

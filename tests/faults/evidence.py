@@ -1,6 +1,7 @@
 """What is stored, read past the code under test, and held against what producers were answered."""
 
 import asyncio
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -80,4 +81,4 @@ def check_load(redis_url: str, chain: str, answers: Sequence[Answer]) -> list[Ev
 
 def turns(events: Sequence[Event]) -> int:
     """How often the chain passes from one source to another: many turns mean that they did race."""
-    return sum(one.source != other.source for one, other in zip(events, events[1:], strict=False))
+    return sum(one.source != other.source for one, other in itertools.pairwise(events))

@@ -67,7 +67,7 @@ Append = Callable[[str, list[Body]], Awaitable[tuple[bool, list[dict[str, Any]]]
 
 
 def plan(spec: Spec) -> Iterator[tuple[str, list[Body]]]:
-    """Requests, single and batch mixed, as (idempotency key, events). Each event says whose it is and where it belongs."""
+    """Requests, single and batch mixed: (idempotency key, events). Each event says whose it is, and its place."""
     rng = random.Random(f"{spec.seed} {spec.name}")
     left = spec.events
     for number in itertools.count(1):

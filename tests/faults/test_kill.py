@@ -23,10 +23,7 @@ KILLS = int(os.environ.get("AUDIT_STREAM_TEST_KILLS", "8"))
 CHAIN = "kill"
 PRODUCERS = 2
 
-pytestmark = [
-    pytest.mark.timeout(60 + 20 * KILLS),
-    pytest.mark.parametrize("hashing", ["checked", "script"]),
-]
+pytestmark = pytest.mark.timeout(60 + 20 * KILLS)
 
 
 class Site:
@@ -72,6 +69,7 @@ def site(
             assert server.verify()["checked"] == len(events)
 
 
+@pytest.mark.parametrize("hashing", ["checked", "script"])
 def test_no_answer_is_lost_when_redis_is_killed(tmp_path: Path, hashing: Hashing) -> None:
     with site(tmp_path, hashing, servers=2) as (house, load, rng):
         pids = [server.pid for server in house.servers.values()]
@@ -84,17 +82,17 @@ def test_no_answer_is_lost_when_redis_is_killed(tmp_path: Path, hashing: Hashing
         assert [server.pid for server in house.servers.values() if server.process.poll() is None] == pids
 
 
-def test_no_answer_is_lost_when_a_server_is_killed(tmp_path: Path, hashing: Hashing) -> None:
-    with site(tmp_path, hashing, servers=2, think_s=0.05) as (house, load, rng):
-        for _ in range((KILLS + 1) // 2):
+def test_no_answer_is_lost_when_a_server_is_killed(tmp_path: Path) -> None:
+    with site(tmp_path, "checked", servers=2, think_s=0.05) as (house, load, rng):
+        for _ in range(KILLS):
             load.wait_for(rng.randint(1, 40))
             port = rng.choice(list(house.servers))
             house.kill_server(port)
             house.start_server(port)
 
 
-def test_no_answer_is_lost_when_all_are_killed_at_once(tmp_path: Path, hashing: Hashing) -> None:
-    with site(tmp_path, hashing, servers=1, think_s=0.05) as (house, load, rng):
+def test_no_answer_is_lost_when_all_are_killed_at_once(tmp_path: Path) -> None:
+    with site(tmp_path, "script", servers=1, think_s=0.05) as (house, load, rng):
         for _ in range((KILLS + 3) // 4):
             load.wait_for(rng.randint(1, 40))
             (port,) = house.servers

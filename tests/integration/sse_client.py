@@ -1,6 +1,7 @@
 """A plain reader of server-sent events: it hides nothing of what the server sends, and resumes nothing by itself."""
 
 import asyncio
+import contextlib
 import re
 import socket
 from collections import deque
@@ -120,10 +121,8 @@ async def open_stream(
         yield SseStream(reader, int(status.group(1)), headers)
     finally:
         writer.close()
-        try:
+        with contextlib.suppress(OSError):  # the server closed it first
             await writer.wait_closed()
-        except OSError:
-            pass  # the server closed it first
 
 
 async def take(stream: SseStream, count: int) -> list[Frame]:

@@ -1,11 +1,14 @@
 """The HTTP contract: every endpoint, and every way we know to use it wrong. No test here may see a 5xx but the last."""
 
 import json
+import os
 import secrets
 import select
+import signal
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from http.client import HTTPResponse
 from itertools import product
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 import httpx
+import msgspec
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
@@ -173,7 +177,8 @@ BROKEN: list[tuple[str, bytes, int, str | None]] = [
     ("a body that is no UTF-8", b'{"kind":"other","source":"\xff"}', 400, None),
     ("a body with a byte order mark", b'\xef\xbb\xbf{"kind":"other","source":"s"}', 400, None),
     ("a form", b"kind=other&source=s", 400, None),
-    ("10,000 brackets and no end", b"[" * 10_000, 400, None),
+    ("10,000 levels and no end", payload("[" * 10_000)[:-2], 422, "payload"),
+    ("nothing but 10,000 brackets", b"[" * 10_000, 422, None),
     ("nothing", b"", 400, None),
 ]
 each_broken = pytest.mark.parametrize(
@@ -257,18 +262,19 @@ def test_a_chunked_body_is_taken_whole(shared: ServerProcess) -> None:
 
 @pytest.mark.parametrize("ends", ["in the middle", "before the last chunk"])
 @pytest.mark.parametrize("path", ["/events", "/events/batch"])
-def test_a_client_that_goes_away_in_the_middle_writes_nothing(server: ServerProcess, path: str, ends: str) -> None:
+def test_a_client_that_goes_away_in_the_middle_writes_nothing(shared: ServerProcess, path: str, ends: str) -> None:
+    last = shared.post(request()).json()["event_id"]
     # What has come is a whole event; only HTTP says that more was to follow.
     body = json.dumps(request() if path == "/events" else [request()]).encode()
-    with connect(server) as connection:
+    with connect(shared) as connection:
         if ends == "in the middle":
             say(connection, "POST", path, f"Content-Length: {len(body) + 1}", body=body)
         else:
             say(connection, "POST", path, "Transfer-Encoding: chunked", body=b"%x\r\n%b\r\n" % (len(body), body))
         connection.shutdown(socket.SHUT_WR)
         assert connection.recv(1) == b""  # the server has seen the end, and answers nothing
-    assert server.post(request()).json()["event_id"] == 1
-    assert count(server) == 1
+    assert shared.post(request()).json()["event_id"] == last + 1
+    assert count(shared) == last + 1
 
 
 # --- POST /events/batch
@@ -280,6 +286,15 @@ def as_array(*bodies: bytes) -> tuple[bytes, str]:
 
 def as_lines(*bodies: bytes) -> tuple[bytes, str]:
     return b"\n".join(bodies), NDJSON
+
+
+def can_be_split(array: bytes) -> bool:
+    """An array is read by its brackets; where those cannot be told, nobody can say which event is to blame."""
+    try:
+        msgspec.json.decode(array, type=list[msgspec.Raw])
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 def test_a_batch_is_appended_in_order_whichever_way_it_is_written(server: ServerProcess) -> None:
@@ -315,8 +330,8 @@ def test_one_broken_event_refuses_its_whole_batch(
     if wrap is as_lines and body == b"":
         assert response.status_code == 201  # a blank line is nothing
         return
-    if wrap is as_array and status == 400:
-        problem(response, 400)  # the array itself is no JSON then
+    if wrap is as_array and not can_be_split(batch):
+        problem(response, status)
     else:
         found = problem(response, 422)
         assert (found.get("field"), found["index"]) == (field, 1)
@@ -340,39 +355,40 @@ def test_what_is_no_batch_is_refused(shared: ServerProcess, body: bytes, media_t
     problem(shared.post_batch(body, **{"Content-Type": media_type}), status)
 
 
-def test_2000_events_are_a_batch_and_one_more_is_not(server: ServerProcess) -> None:
+def test_2000_events_are_a_batch_and_one_more_is_not(shared: ServerProcess) -> None:
+    before = count(shared)
     too_many = [request(payload={})] * 2001
-    assert "2001" in problem(server.post_batch(too_many), 413)["detail"]
-    assert count(server) == 0
-    assert len(server.post_batch(too_many[1:]).json()) == 2000
-    assert server.verify()["checked"] == 2000
+    assert "2001" in problem(shared.post_batch(too_many), 413)["detail"]
+    assert count(shared) == before
+    assert ids(shared.post_batch(too_many[1:]).json()) == list(range(before + 1, before + 2001))
 
 
 # --- idempotency
 
 
 def replayed(response: httpx.Response) -> bool:
-    told = response.headers.get("idempotent-replayed") == "true"
+    told: bool = response.headers.get("idempotent-replayed") == "true"
     assert response.status_code == (200 if told else 201), response.text
     return told
 
 
-def test_one_key_appends_once_however_it_is_written(server: ServerProcess) -> None:
-    first = server.post(request(), **{"Idempotency-Key": "a-key"})
+def test_one_key_appends_once_however_it_is_written(shared: ServerProcess) -> None:
+    key, before = secrets.token_hex(), count(shared)
+    first = shared.post(request(), **{"Idempotency-Key": key})
     assert not replayed(first)
     for again in (
-        server.post(request(), **{"Idempotency-Key": "a-key"}),
-        server.post(request(), **{"Idempotency-Key": '"a-key"'}),
-        server.post(request(idempotency_key="a-key")),
-        server.post(request(idempotency_key="a-key"), **{"Idempotency-Key": '"a-key"'}),
-        server.post({name: value for name, value in reversed(request().items())}, **{"Idempotency-Key": "a-key"}),
+        shared.post(request(), **{"Idempotency-Key": key}),
+        shared.post(request(), **{"Idempotency-Key": f'"{key}"'}),
+        shared.post(request(idempotency_key=key)),
+        shared.post(request(idempotency_key=key), **{"Idempotency-Key": f'"{key}"'}),
+        shared.post(dict(reversed(request().items())), **{"Idempotency-Key": key}),
     ):
         assert replayed(again)
         assert again.content == first.content
         assert again.headers["location"] == first.headers["location"]
-    assert not replayed(server.post(request(), **{"Idempotency-Key": '"a \\"quoted\\" key"'}))
-    assert replayed(server.post(request(idempotency_key='a "quoted" key')))
-    assert count(server) == 2
+    assert not replayed(shared.post(request(), **{"Idempotency-Key": f'"a \\"quoted\\" {key}"'}))
+    assert replayed(shared.post(request(idempotency_key=f'a "quoted" {key}')))
+    assert count(shared) == before + 2
 
 
 @pytest.mark.parametrize("change", [{"kind": "flag_swapped"}, {"source": "other"}, {"payload": {"a": 2}}])
@@ -394,9 +410,9 @@ def test_a_given_timestamp_is_content(shared: ServerProcess) -> None:
 
 @pytest.mark.parametrize("key", ["", '""', "k" * 256, "caf\u00e9", "a\tb"])
 def test_a_bad_key_is_refused(shared: ServerProcess, key: str) -> None:
-    header = {"Idempotency-Key": key.encode("latin-1")}
+    header = {b"Idempotency-Key": key.encode("latin-1")}
     for path, body in (("/events", request()), ("/events/batch", [request()])):
-        response = shared.client.post(path, content=json.dumps(body), headers=httpx.Headers(header))
+        response = shared.client.post(path, content=json.dumps(body), headers=header)
         assert problem(response, 422)["field"] == "idempotency_key"
 
 
@@ -405,27 +421,30 @@ def test_two_different_keys_are_refused(shared: ServerProcess) -> None:
     assert problem(response, 422)["field"] == "idempotency_key"
 
 
-def test_a_key_on_a_batch_replays_the_whole_batch(server: ServerProcess) -> None:
+def test_a_key_on_a_batch_replays_the_whole_batch(shared: ServerProcess) -> None:
+    key, before = secrets.token_hex(), count(shared)
     batch = [request(payload={"n": n}) for n in range(3)]
-    first = server.post_batch(batch, **{"Idempotency-Key": "batch"})
-    again = server.post_batch(batch, **{"Idempotency-Key": '"batch"'})
+    first = shared.post_batch(batch, **{"Idempotency-Key": key})
+    again = shared.post_batch(batch, **{"Idempotency-Key": f'"{key}"'})
     assert (replayed(first), replayed(again)) == (False, True)
     assert again.content == first.content
     other = [*batch[:2], request(payload={"n": "other"})]
-    problem(server.post_batch(other, **{"Idempotency-Key": "batch"}), 422)
-    assert count(server) == 3
+    problem(shared.post_batch(other, **{"Idempotency-Key": key}), 422)
+    assert count(shared) == before + 3
 
 
-def test_keys_inside_a_batch_are_each_for_their_event(server: ServerProcess) -> None:
-    first = server.post(request(idempotency_key="one")).json()
-    batch = [request(idempotency_key="two"), request(idempotency_key="one"), request(idempotency_key="two")]
-    receipts = server.post_batch(batch)
+def test_keys_inside_a_batch_are_each_for_their_event(shared: ServerProcess) -> None:
+    one, two, three = (secrets.token_hex() for _ in range(3))
+    first = shared.post(request(idempotency_key=one)).json()
+    last = first["event_id"]
+    batch = [request(idempotency_key=two), request(idempotency_key=one), request(idempotency_key=two)]
+    receipts = shared.post_batch(batch)
     assert receipts.status_code == 201
-    assert ids(receipts.json()) == [2, 1, 2]
+    assert ids(receipts.json()) == [last + 1, last, last + 1]
     assert receipts.json()[1] == first
-    clash = [request(idempotency_key="three"), request(idempotency_key="three", source="other")]
-    assert problem(server.post_batch(clash), 422)["index"] == 1
-    assert count(server) == 2
+    clash = [request(idempotency_key=three), request(idempotency_key=three, source="other")]
+    assert problem(shared.post_batch(clash), 422)["index"] == 1
+    assert count(shared) == last + 1
 
 
 # --- GET /events
@@ -531,7 +550,7 @@ QUERIES = [
 ]
 
 
-@pytest.mark.parametrize("limit", [1, 7, 40, 80, 240])
+@pytest.mark.parametrize("limit", [7, 40, 240])
 @pytest.mark.parametrize("query", QUERIES, ids=[" ".join(query) or "all" for query in QUERIES])
 def test_the_pages_visit_every_event_once_in_both_directions(
     library: ServerProcess, query: dict[str, str], limit: int
@@ -547,6 +566,12 @@ def test_the_pages_visit_every_event_once_in_both_directions(
     assert [event_id for page in forward for event_id in page] == everything
     assert {len(page) for page in backward[:-1] + forward[:-1]} <= {limit}
     assert len(forward) == len(backward) == -(-len(everything) // limit)
+
+
+def test_pages_of_one_event_end(library: ServerProcess) -> None:
+    path = "/events?kind=request_denied&source=gate&limit=1"
+    assert pages(library, path) == list(reversed(pages(library, f"{path}&after=0")))
+    assert len(pages(library, path)) == 40
 
 
 def test_the_pages_stay_between_the_cursors(library: ServerProcess) -> None:
@@ -586,11 +611,18 @@ def test_a_long_answer_is_streamed_and_still_whole(library: ServerProcess) -> No
     ][-35:]
 
 
-def test_nothing_is_an_empty_list(server: ServerProcess) -> None:
+@pytest.fixture(scope="module")
+def empty(redis_url: str) -> Iterator[ServerProcess]:
+    """A server that no test writes to."""
+    with running_server(AUDIT_STREAM_REDIS_URL=redis_url, AUDIT_STREAM_CHAIN=f"none.{secrets.token_hex(4)}") as server:
+        yield server
+
+
+def test_nothing_is_an_empty_list(empty: ServerProcess) -> None:
     for path in ("/events", "/events?after=0", "/events?kind=other", "/events?since=2026-01-01T00:00:00Z"):
-        response = server.get(path)
+        response = empty.get(path)
         assert (response.json(), response.links) == ([], {})
-        assert server.get(path, Accept=NDJSON).text == ""
+        assert empty.get(path, Accept=NDJSON).text == ""
 
 
 def test_since_and_until_go_by_the_time_of_commit(server: ServerProcess, redis_url: str, chain: str) -> None:
@@ -602,7 +634,7 @@ def test_since_and_until_go_by_the_time_of_commit(server: ServerProcess, redis_u
             entries = client.xrange(f"{{{chain}}}:time")
             committed = [int(entry_id.split(b"-")[0]) for entry_id, _ in entries]
     for boundary in set(committed):
-        moment = quote(f"{_rfc3339(boundary)}")
+        moment = quote(rfc3339(boundary))
         since = [number for number, ms in enumerate(committed, start=1) if ms >= boundary]
         until = [number for number, ms in enumerate(committed, start=1) if ms < boundary]
         assert ids(server.get(f"/events?since={moment}").json()) == since
@@ -612,9 +644,7 @@ def test_since_and_until_go_by_the_time_of_commit(server: ServerProcess, redis_u
     assert server.get("/events?since=2999-01-01T00:00:00Z").json() == []
 
 
-def _rfc3339(ms: int) -> str:
-    from datetime import UTC, datetime
-
+def rfc3339(ms: int) -> str:
     return datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S") + f".{ms % 1000:03d}+00:00"
 
 
@@ -655,8 +685,8 @@ def test_stats_tell_count_head_and_promise(server: ServerProcess, chain: str) ->
     assert stats["redis"].split()[0] in ("Valkey", "Redis")
 
 
-def test_an_empty_chain_is_valid(server: ServerProcess) -> None:
-    verdict = server.verify()
+def test_an_empty_chain_is_valid(empty: ServerProcess) -> None:
+    verdict = empty.verify()
     assert verdict.pop("took_ms") >= 0
     assert verdict == {
         "valid": True,
@@ -672,7 +702,7 @@ def test_an_empty_chain_is_valid(server: ServerProcess) -> None:
 # --- whatever is sent, it is the client's fault
 
 fuzzed = settings(
-    max_examples=200,
+    max_examples=80,
     deadline=None,
     derandomize=True,
     database=None,
@@ -693,14 +723,10 @@ _json = (_near_events | _values).map(lambda value: json.dumps(value).encode())
 @fuzzed
 @given(body=st.binary(max_size=200) | _json, keyed=st.none() | st.text(st.characters(codec="latin-1"), max_size=5))
 def test_no_body_whatever_is_the_servers_fault(shared: ServerProcess, body: bytes, keyed: str | None) -> None:
-    headers = {"Content-Type": "application/json"}
+    headers = {b"Content-Type": b"application/json"}
     if keyed is not None and keyed.isprintable():
-        headers["Idempotency-Key"] = keyed.strip()
-    response = shared.client.post(
-        "/events",
-        content=body,
-        headers=httpx.Headers({name: value.encode("latin-1") for name, value in headers.items()}),
-    )
+        headers[b"Idempotency-Key"] = keyed.strip().encode("latin-1")
+    response = shared.client.post("/events", content=body, headers=headers)
     if response.status_code in (200, 201):
         assert shared.get(response.headers["location"]).content == response.content
     else:
@@ -812,7 +838,7 @@ def test_appending_goes_on_while_the_chain_is_verified(valkey: EmbeddedValkey) -
     with running_server(AUDIT_STREAM_REDIS_URL=valkey.url, AUDIT_STREAM_CHAIN="busy") as server:
         server.post_batch([request()] * 2000).raise_for_status()
         with ThreadPoolExecutor(1) as pool:
-            appending = pool.submit(lambda: [server.post_batch([request()] * 10).status_code for _ in range(100)])
+            appending = pool.submit(lambda: [server.post_batch([request()] * 10).status_code for _ in range(40)])
             checked = []
             while not appending.done():
                 verdict = server.verify()
@@ -820,7 +846,7 @@ def test_appending_goes_on_while_the_chain_is_verified(valkey: EmbeddedValkey) -
                 checked.append(verdict["checked"])
         assert set(appending.result()) == {201}
         assert checked == sorted(checked)
-        assert server.verify()["checked"] == 3000
+        assert server.verify()["checked"] == 2400
 
 
 def test_a_part_is_verified_from_and_to_where_it_is_asked(library: ServerProcess) -> None:
@@ -842,14 +868,16 @@ def test_a_part_is_verified_from_and_to_where_it_is_asked(library: ServerProcess
 def test_progress_is_told_line_by_line_and_the_verdict_is_the_last(
     long_chain: ServerProcess, valkey: EmbeddedValkey
 ) -> None:
-    with redis.Redis.from_url(valkey.url) as client:
-        client.execute_command("CLIENT", "PAUSE", 30_000, "ALL")  # so that it cannot be done before it has told
+    os.kill(valkey.pid, signal.SIGSTOP)  # so that it cannot be done before it has told
+    try:
         with long_chain.client.stream("GET", "/verify", headers={"Accept": NDJSON}) as response:
             assert response.headers["content-type"].startswith(NDJSON)
             lines = response.iter_lines()
             first = json.loads(next(lines))
-            client.execute_command("CLIENT", "UNPAUSE")
+            os.kill(valkey.pid, signal.SIGCONT)
             *progress, verdict = [first, *map(json.loads, lines)]
+    finally:
+        os.kill(valkey.pid, signal.SIGCONT)
     assert progress
     assert all(set(line) == {"checked", "expected"} and line["checked"] <= line["expected"] for line in progress)
     assert [line["checked"] for line in progress] == sorted(line["checked"] for line in progress)

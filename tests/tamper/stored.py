@@ -29,27 +29,21 @@ class Stored:
     def close(self) -> None:
         self.client.close()
 
-    def kind(self, name: str) -> bytes:
-        return self.tag + b"kind:" + name.encode()
-
-    def source(self, name: str) -> bytes:
-        return self.tag + b"source:" + name.encode()
-
-    @property
-    def time(self) -> bytes:
-        return self.tag + b"time"
+    def key(self, name: str) -> bytes:
+        """The key of `time`, `kind:…`, `source:…`."""
+        return self.tag + name.encode()
 
     # --- all keys at once
 
-    def keys(self) -> list[bytes]:
+    def all_keys(self) -> list[bytes]:
         return sorted(key for key in self.client.scan_iter(count=1000) if key.startswith(self.tag))
 
     def dump(self) -> dict[bytes, bytes]:
         """A backup of the chain, what Redis knows about its streams included."""
-        return {key: self.client.execute_command("DUMP", key) for key in self.keys()}
+        return {key: self.client.execute_command("DUMP", key) for key in self.all_keys()}
 
     def restore(self, dump: dict[bytes, bytes]) -> None:
-        for key in self.keys():
+        for key in self.all_keys():
             if key not in dump:
                 self.client.delete(key)
         for key, value in dump.items():
@@ -93,5 +87,5 @@ def link(entries: list[Entry], start: int = 0) -> None:
         entries[place] = entry = (b"%d-0" % entry_id, fields)
         prev_hash = value(entries[place - 1], b"hash") if place else b"0" * 64
         put(entry, b"prev_hash", prev_hash)
-        content = (value(entry, name) for name in FIELDS[:4])
-        put(entry, b"hash", link_hash(entry_id, *content, prev_hash))
+        timestamp, kind, source, payload = (value(entry, name) for name in FIELDS[:4])
+        put(entry, b"hash", link_hash(entry_id, timestamp, kind, source, payload, prev_hash))

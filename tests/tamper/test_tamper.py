@@ -80,6 +80,10 @@ def edit(event_id: int, field: bytes, new: bytes) -> Callable[[Stored], object]:
     return lambda stored: stored.change(lambda entries: put(entries[event_id - 1], field, new))
 
 
+def gone(*event_ids: int) -> Callable[[Stored], object]:
+    return lambda stored: stored.delete(*event_ids)
+
+
 def edits() -> Iterator[Damage]:
     changed = {
         b"timestamp": b"2026-05-15T03:14:16Z",
@@ -135,10 +139,20 @@ def relink(event_id: int) -> Callable[[list[Entry]], None]:
     return change
 
 
-def borrow_the_neighbours_escape(entries: list[Entry]) -> None:
-    """Bytes moved from one field to the next, so that they stand in the same order as before."""
-    put(entries[5], b"source", value(entries[5], b"source") + b'","timestamp":"2026')
-    put(entries[5], b"timestamp", value(entries[5], b"timestamp")[4:])
+def split_elsewhere(entries: list[Entry]) -> None:
+    """Move bytes from a field to its neighbours so that all of them, read in order, are as before.
+
+    For this the payload of #6 was made to hold what follows a payload.
+    """
+    linked_to = value(entries[4], b"hash")
+    put(entries[5], b"payload", b'{"a":1,"prev_hash":"%b","source":"x","timestamp":"y"}' % linked_to)
+    link(entries, start=5)
+    behind = b'y"},"prev_hash":"%b","source":"%b","timestamp":"%b' % tuple(
+        value(entries[5], name) for name in (b"prev_hash", b"source", b"timestamp")
+    )
+    put(entries[5], b"payload", b'{"a":1')
+    put(entries[5], b"source", b"x")
+    put(entries[5], b"timestamp", behind)
 
 
 def chain_damages() -> Iterator[Damage]:
@@ -146,7 +160,7 @@ def chain_damages() -> Iterator[Damage]:
     for event_id in (1, 6, 11):
         yield Damage(
             f"#{event_id} is deleted",
-            lambda stored, event_id=event_id: stored.delete(event_id),
+            gone(event_id),
             event_id,
             f"event_id should be {event_id}, got {event_id + 1}",
             event_id - 1,
@@ -155,14 +169,14 @@ def chain_damages() -> Iterator[Damage]:
         end = EVENTS - cut
         yield Damage(
             f"the last {cut} are deleted",
-            lambda stored, end=end: stored.delete(*range(end + 1, EVENTS + 1)),
+            gone(*range(end + 1, EVENTS + 1)),
             end + 1,
             f"chain ends at event #{end}, but #{EVENTS} was written",
             end,
         )
     yield Damage(
         "all are deleted",
-        lambda stored: stored.delete(*range(1, EVENTS + 1)),
+        gone(*range(1, EVENTS + 1)),
         1,
         f"chain ends at event #0, but #{EVENTS} was written",
         0,
@@ -175,7 +189,7 @@ def chain_damages() -> Iterator[Damage]:
     yield rebuilt("a copy of #3 is inserted", insert(lambda e: (b"", e[2][1])), 7, "prev_hash mismatch at event #7", 6)
     yield rebuilt("a well linked one is inserted", insert(well_linked), 8, "prev_hash mismatch at event #8", 7)
     yield rebuilt("#6 is edited and hashed again", relink(6), 7, "prev_hash mismatch at event #7", 6)
-    yield rebuilt("a field borrows from the next", borrow_the_neighbours_escape, 6, "hash mismatch at event #6", 5)
+    yield rebuilt("the fields of #6 are split elsewhere", split_elsewhere, 6, "hash mismatch at event #6", 5)
 
     def entry(name: str, place: int, made: Callable[[Entry], list[Entry]], at: int, entry_id: str, what: str) -> Damage:
         def change(entries: list[Entry]) -> None:
@@ -200,60 +214,33 @@ def index_damages() -> Iterator[Damage]:
     """The chain is whole, but who asks by kind, source or time would not be told so."""
 
     def damage(name: str, do: Callable[[Stored], object], at: int, says: str) -> Damage:
-        return Damage(name, do, at, says, EVENTS)
+        return Damage(f"{name} index {says}", do, at, f"index {{}}:{name} {says}", EVENTS)
 
-    def index(stored: Stored, which: str, event_id: int) -> bytes:
-        return stored.kind(kind_of(event_id)) if which == "kind" else stored.source(source_of(event_id))
+    def delete(name: str) -> Callable[[Stored], object]:
+        return lambda stored: stored.client.delete(stored.key(name))
 
-    for which in ("kind", "source"):
-        in_words = f"{which}:{kind_of(6) if which == 'kind' else source_of(6)}"
-        yield damage(
-            f"the {which} index lacks #6",
-            lambda stored, which=which: stored.delete(6, key=index(stored, which, 6)),
-            6,
-            f"index {{}}:{in_words} lacks event #6",
-        )
-        yield damage(
-            f"the {which} index of #6 holds #7 as well",
-            lambda stored, which=which: stored.change(
-                lambda entries: entries.insert([e[0] for e in entries].index(b"6-0") + 1, (b"7-0", [b"", b""])),
-                index(stored, which, 6),
-            ),
-            7,
-            f"index {{}}:{in_words} holds #7, which does not belong there",
-        )
-        yield damage(
-            f"the {which} index of #6 is deleted",
-            lambda stored, which=which: stored.client.delete(index(stored, which, 6)),
-            3 if which == "kind" else 2,
-            f"index {{}}:{in_words} lacks event #{3 if which == 'kind' else 2}",
-        )
+    def lack_sixth(name: str) -> Callable[[Stored], object]:
+        return lambda stored: stored.change(lambda entries: entries.remove(sixth(entries)), stored.key(name))
 
-    def drop_sixth(entries: list[Entry]) -> None:
-        del entries[5]
+    def sixth(entries: list[Entry]) -> Entry:
+        return next(entry for entry in entries if b"6" in entry[0].removesuffix(b"-0").rpartition(b"-"))
 
-    def twice(entries: list[Entry]) -> None:
-        later = int(entries[-1][0].partition(b"-")[0]) + 1
-        entries.append((b"%d-6" % later, [b"", b""]))
+    def seventh_as_well(name: str) -> Callable[[Stored], object]:
+        def change(entries: list[Entry]) -> None:
+            entries.insert(entries.index(sixth(entries)) + 1, (b"7-0", [b"", b""]))
 
-    yield damage(
-        "the time index lacks #6",
-        lambda stored: stored.change(drop_sixth, stored.time),
-        6,
-        "index {}:time lacks event #6",
-    )
-    yield damage(
-        "the time index holds #6 twice",
-        lambda stored: stored.change(twice, stored.time),
-        6,
-        "index {}:time holds #6, which does not belong there",
-    )
-    yield damage(
-        "the time index is deleted",
-        lambda stored: stored.client.delete(stored.time),
-        1,
-        "index {}:time lacks event #1",
-    )
+        return lambda stored: stored.change(change, stored.key(name))
+
+    def sixth_again(stored: Stored) -> None:
+        newest = int(stored.entries(stored.key("time"))[-1][0].partition(b"-")[0])
+        stored.client.execute_command("XADD", stored.key("time"), b"%d-6" % (newest + 1), "", "")
+
+    for name, first in ((f"kind:{kind_of(6)}", 3), (f"source:{source_of(6)}", 2), ("time", 1)):
+        yield damage(name, lack_sixth(name), 6, "lacks event #6")
+        yield damage(name, delete(name), first, f"lacks event #{first}")
+        if name != "time":
+            yield damage(name, seventh_as_well(name), 7, "holds #7, which does not belong there")
+    yield damage("time", sixth_again, 6, "holds #6, which does not belong there")
 
 
 DAMAGES = [*chain_damages(), *index_damages()]
@@ -298,12 +285,10 @@ def test_verify_finds_it_at_its_place_in_the_known_words(intact: Intact, damage:
     assert (direct.checked, direct.head.event_id) == (damage.checked, damage.checked)
 
 
-@pytest.mark.parametrize("which", ["time", "kind", "source"])
-def test_verify_finds_an_index_that_is_no_stream(intact: Intact, which: str) -> None:
-    stored = intact.stored
-    key = {"time": stored.time, "kind": stored.kind(kind_of(6)), "source": stored.source(source_of(6))}[which]
-    stored.client.delete(key)
-    stored.client.set(key, "mine")
+@pytest.mark.parametrize("name", ["time", "kind:other", "source:mesh"])
+def test_verify_finds_an_index_that_is_no_stream(intact: Intact, name: str) -> None:
+    key = intact.stored.key(name)
+    intact.stored.client.set(key, "mine")
     verdict = intact.server.verify()
     assert (verdict["valid"], verdict["checked"], verdict["indexes"]) == (False, EVENTS, "disagree")
     assert key.decode() in verdict["reason"]
@@ -313,12 +298,12 @@ def test_verify_finds_an_index_that_is_no_stream(intact: Intact, which: str) -> 
 def test_verify_finds_two_index_entries_that_changed_places(intact: Intact) -> None:
     # Each index is as long as before, but #5 and #6 now stand under each other's source.
     for event_id, other in ((5, 6), (6, 5)):
-        intact.stored.change(
-            lambda entries, event_id=event_id, other=other: entries.__setitem__(
-                [entry[0] for entry in entries].index(b"%d-0" % event_id), (b"%d-0" % other, [b"", b""])
-            ),
-            intact.stored.source(source_of(event_id)),
-        )
+        key = intact.stored.key(f"source:{source_of(event_id)}")
+        there = [
+            b"%d-0" % (other if entry[0] == b"%d-0" % event_id else int(entry[0][:-2]))
+            for entry in intact.stored.entries(key)
+        ]
+        intact.stored.rebuild([(entry_id, [b"", b""]) for entry_id in there], key)
     verdict = intact.server.verify()
     assert (verdict["valid"], verdict["first_break_at"], verdict["indexes"]) == (False, 5, "disagree")
 
@@ -377,9 +362,7 @@ def test_reading_around_it_is_never_a_server_error(intact: Intact, damage: Damag
 
 @pytest.mark.parametrize("key", ["events", "time", "kind:other", "source:mesh"])
 def test_a_key_of_another_type_is_never_a_server_error(intact: Intact, key: str) -> None:
-    name = intact.stored.tag + key.encode()
-    intact.stored.client.delete(name)
-    intact.stored.client.set(name, "mine")
+    intact.stored.client.set(intact.stored.key(key), "mine")
     for path in (
         "/events",
         "/events?kind=other&source=mesh",
@@ -484,13 +467,10 @@ def test_an_old_backup_verifies_but_it_ends_before_the_receipts(
 def test_an_end_cut_off_by_building_every_key_anew_verifies_but_it_ends_before_the_receipts(
     server: ServerProcess, stored: Stored, receipts: list[dict[str, Any]]
 ) -> None:
-    for key in stored.keys():
-        kept = [
-            entry
-            for entry in stored.entries(key)
-            if int(entry[0].split(b"-")[1 if key == stored.time else 0]) <= EVENTS - 3
-        ]
-        stored.rebuild(kept, key)
+    for key in stored.all_keys():
+        place = 1 if key == stored.key("time") else 0
+        entries = stored.entries(key)
+        stored.rebuild([entry for entry in entries if int(entry[0].split(b"-")[place]) <= EVENTS - 3], key)
     verdict = server.verify()
     assert (verdict["valid"], verdict["checked"]) == (True, EVENTS - 3)
     assert receipts[-1]["event_id"] > verdict["head"]["event_id"]

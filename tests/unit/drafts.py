@@ -4,7 +4,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import pytest
+
 from audit_stream.chain import START, Event, Head, link_hash
+from audit_stream.errors import Refused
 from audit_stream.event import Draft, decode, draft
 from audit_stream.kinds import BUILT_IN
 
@@ -20,6 +23,13 @@ def body(payload: str = "{}", **fields: Any) -> bytes:
 
 def drafted(payload: str = "{}", **fields: Any) -> Draft:
     return draft(decode(body(payload, **fields)), KINDS)
+
+
+def refused(text: bytes) -> Refused:
+    """The refusal of a request; fails when it is taken."""
+    with pytest.raises(Refused) as caught:
+        draft(decode(text), KINDS)
+    return caught.value
 
 
 def linked(drafts: Iterable[Draft], head: Head = START) -> list[Event]:

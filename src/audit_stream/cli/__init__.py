@@ -23,6 +23,9 @@ INTERRUPTED = 130
 
 
 class Root(click.RichGroup):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which they are met, not the alphabet's
+
     def invoke(self, ctx: click.Context) -> Any:
         with until_reader_leaves():
             return super().invoke(ctx)
@@ -30,6 +33,7 @@ class Root(click.RichGroup):
 
 
 @click.group(cls=Root, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.rich_config({"options_table_column_types": ["opt_all_metavar", "help"]})
 @click.version_option(__version__, message="audit-stream %(version)s")
 @click.pass_context
 def root(ctx: click.Context) -> int | None:

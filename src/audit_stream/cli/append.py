@@ -24,11 +24,11 @@ STDIN = 0
 
 
 @click.command()
-@click.option("--kind", metavar="KIND", help="Kind of the event. Without it, events are read from standard input.")
-@click.option("--source", metavar="SOURCE", help="Producing repository or service.")
-@click.option("--payload", metavar="JSON", help="A JSON object; @file reads it from there, - from standard input.")
-@click.option("--timestamp", metavar="TIME", help="RFC 3339 with offset. [default: the server's UTC now]")
-@click.option("--idempotency-key", metavar="KEY", help="The same key with the same content is appended once.")
+@click.option("--kind", metavar="KIND", help="kind of the event; without it, events are read from standard input")
+@click.option("--source", metavar="SOURCE", help="producing repository or service")
+@click.option("--payload", metavar="JSON", help="a JSON object; @file reads it from there, - from standard input")
+@click.option("--timestamp", metavar="TIME", help="RFC 3339 with offset, default: the server's UTC now")
+@click.option("--idempotency-key", metavar="KEY", help="the same key with the same content is appended once")
 @url_option()
 @json_option
 def append(
@@ -158,17 +158,17 @@ def _batches() -> Iterator[list[Line]]:
 def _refusal(failed: Failed, batch: list[Line], written: int) -> Failed:
     first, last = batch[0].number, batch[-1].number
     index = failed.problem.get("index")
-    before = f"{written} events before it were written" if written else "nothing was written"
+    before = f"{written} events were written before" if written else "nothing was written before"
     if isinstance(index, int) and 0 <= index < len(batch):
         why = failed.detail.removeprefix(f"event {index} of the batch: ")
         message = f"line {batch[index].number}: {why}"
-        hint = f"{before}, nothing from line {first} on. Mend the line and send again from line {first}."
+        hint = f"{before}, and nothing from line {first} on: mend the line and send again from line {first}."
     elif failed.in_doubt:
         message = f"lines {first} to {last}: {failed}"
         hint = f"{before}; whether these lines were is not known. Lines with an idempotency_key can be sent again."
     else:
         message = f"lines {first} to {last}: {failed}"
-        hint = f"{before}, nothing from line {first} on."
+        hint = f"{before}, and nothing from line {first} on."
     return Failed(f"{message.rstrip('.')}.\n{hint[0].upper()}{hint[1:]}")
 
 

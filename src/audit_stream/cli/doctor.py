@@ -9,7 +9,7 @@ from rich.text import Text
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
-from audit_stream.cli.output import complain, console, printable, until_reader_leaves, wants_json, write_lines
+from audit_stream.cli.output import console, printable, tell, until_reader_leaves, wants_json, write_lines
 from audit_stream.errors import AuditStreamError
 from audit_stream.settings import Ack
 
@@ -72,10 +72,10 @@ def doctor(ctx: click.Context, url: str, redis_url: str | None, chain: str, ack:
         else:
             diagnosis = _of_server(url)
     except (Failed, AuditStreamError) as error:
-        complain(f"cannot tell: {error}")
+        tell(f"cannot tell: {error}")
         return CANNOT_TELL
     except Exception as error:
-        complain(f"cannot tell: {type(error).__name__}: {error}")
+        tell(f"cannot tell: {type(error).__name__}: {error}")
         return CANNOT_TELL
     with until_reader_leaves():
         if wants_json(as_json):

@@ -20,22 +20,22 @@ def url_option() -> Decorator[Any]:
         envvar="AUDIT_STREAM_URL",
         default=DEFAULT_URL,
         metavar="URL",
-        help=f"Address of the server. [AUDIT_STREAM_URL; default: {DEFAULT_URL}]",
+        help=f"address of the server\n\nAUDIT_STREAM_URL, default: {DEFAULT_URL}",
     )
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal.")
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal")
 
-kind_option = click.option("--kind", metavar="KIND", help="Only events of this kind.")
-source_option = click.option("--source", metavar="SOURCE", help="Only events of this source.")
+kind_option = click.option("--kind", metavar="KIND", help="only events of this kind")
+source_option = click.option("--source", metavar="SOURCE", help="only events of this source")
 
 
 def redis_url_option(*envvars: str) -> Decorator[Any]:
     """`--redis-url`; from the environment only where a command can do nothing else."""
     if envvars:
-        text = f"Redis that holds the chain. [{' or '.join(envvars)}]"
+        text = f"Redis that holds the chain\n\n{' or '.join(envvars)}"
     else:
-        text = "Redis that holds the chain; it is asked itself, instead of a server."
+        text = "Redis that holds the chain: it is asked itself, instead of a server"
     return click.option(
         "--redis-url",
         envvar=list(envvars) or None,
@@ -62,7 +62,7 @@ def setting_option(name: str) -> Decorator[Any]:
         default=variable.default,
         metavar=variable.field.upper(),
         callback=_checked(name),
-        help=f"{variable.help}. [{name}; default: {variable.default}]",
+        help=f"{variable.help}\n\n{name}, default: {variable.default}",
     )
 
 

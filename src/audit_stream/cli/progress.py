@@ -16,6 +16,14 @@ def progress(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, expected: bar.update(task, completed=done, total=expected)
+    bar = Progress(*columns, console=console(stderr=True), transient=True)
+    task = bar.add_task(what, total=None)
+
+    def show(done: int, expected: int) -> None:
+        bar.start()  # with the first news: what takes no time needs no bar
+        bar.update(task, completed=done, total=expected)
+
+    try:
+        yield show
+    finally:
+        bar.stop()

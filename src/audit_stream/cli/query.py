@@ -18,17 +18,18 @@ PAGE = 1_000
 @click.command()
 @kind_option
 @source_option
-@click.option("--since", metavar="TIME", help="Committed at or after this RFC 3339 instant.")
-@click.option("--until", metavar="TIME", help="Committed before this RFC 3339 instant.")
-@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="Events behind this one, the oldest first.")
-@click.option("--before", metavar="ID", type=click.IntRange(min=0), help="Events before this one.")
-@click.option(
-    "--limit", metavar="N", type=click.IntRange(min=1), default=1000, help="At most this many. [default: 1000]"
-)
+@click.option("--since", metavar="TIME", help="committed at or after this RFC 3339 instant")
+@click.option("--until", metavar="TIME", help="committed before this RFC 3339 instant")
+@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="events behind this one, the oldest first")
+@click.option("--before", metavar="ID", type=click.IntRange(min=0), help="events before this one")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), default=1000, help="at most this many, default: 1000")
 @url_option()
 @json_option
 def query(limit: int, url: str, as_json: bool, **filters: Any) -> None:
-    """Find events. All filters must hold; without --after the newest are shown, in ascending order."""
+    """Find events.
+
+    All filters must hold. Without --after the newest are shown, in ascending order.
+    """
     from audit_stream.cli.remote import Remote
 
     with Remote(url) as remote:

@@ -8,7 +8,6 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
-from audit_stream.cli.failures import Failed
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import json_option, redis_url_option, setting_option
 from audit_stream.cli.output import console, wants_json, write_lines
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @redis_url_option("AUDIT_STREAM_REDIS_URL", "REDIS_URL")
 @setting_option("AUDIT_STREAM_CHAIN")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="do not ask")
 @json_option
 def reindex(redis_url: str | None, chain: str, yes: bool, as_json: bool) -> None:
     """Rebuild the indexes from the chain.
@@ -41,9 +40,7 @@ def reindex(redis_url: str | None, chain: str, yes: bool, as_json: bool) -> None
         write_lines([msgspec.json.encode(rebuilt._asdict())])
         return
     out = console()
-    out.print(
-        Text.assemble(("rebuilt", "bold green"), f"  {rebuilt.indexes} indexes from {rebuilt.events:,} events")
-    )
+    out.print(Text.assemble(("rebuilt", "bold green"), f"  {rebuilt.indexes} indexes from {rebuilt.events:,} events"))
     if rebuilt.estimated:
         out.print(Text(f"  {rebuilt.estimated:,} commit times were lost and are estimated", style="dim"))
     out.print(Text("  audit-stream verify says whether they agree with the chain", style="dim"))

@@ -1,7 +1,7 @@
 """Talking to a server over HTTP."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -78,10 +78,8 @@ class Remote:
     def _refusal(self, answer: httpx.Response) -> Failed:
         problem: dict[str, Any] = {}
         if answer.headers.get("content-type", "").startswith("application/problem+json"):
-            try:
+            with suppress(msgspec.DecodeError):
                 problem = msgspec.json.decode(answer.content, type=dict[str, Any])
-            except msgspec.DecodeError:
-                pass
         path = answer.request.url.path
         if "detail" in problem:
             message = f"{self.url} answered {answer.status_code} to {path}: {problem['detail']}"

@@ -28,19 +28,20 @@ def _settings_options(command: Any) -> Any:
         names[variable.field].append(name)
     for field, aliases in reversed(names.items()):
         variable = VARIABLES[aliases[0]]
-        text = f"{variable.help[0].upper()}{variable.help[1:]}. [{' or '.join(aliases)}; default: {variable.default}]"
+        text = f"{variable.help}\n\n{' or '.join(aliases)}, default: {variable.default}"
         command = click.option(_flag(field), metavar=field.rpartition("_")[2].upper(), help=text)(command)
     return command
 
 
 @click.command()
 @_settings_options
-@click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, help="Processes. [default: 1]")
+@click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, help="server processes, default: 1")
 @click.option(
     "--log-level",
     type=click.Choice(LEVELS),
     default="warning",
-    help="Least severe message to log on standard error. [default: warning]",
+    metavar="LEVEL",
+    help="least severe message to log on standard error: debug, info, warning or error, default: warning",
 )
 def serve(workers: int, log_level: str, **flags: str | None) -> int:
     """Run the server.

@@ -16,9 +16,9 @@ from audit_stream.cli.output import console, print_event, wants_json, write_line
 @click.command()
 @kind_option
 @source_option
-@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="Begin behind this event. [default: now]")
-@click.option("--from-start", is_flag=True, help="Begin with event 1.")
-@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="End after this many events.")
+@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="begin behind this event, default: now")
+@click.option("--from-start", is_flag=True, help="begin with event 1")
+@click.option("--limit", metavar="N", type=click.IntRange(min=1), help="end after this many events")
 @url_option()
 @json_option
 def tail(

@@ -11,7 +11,7 @@ from rich.text import Text
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
-from audit_stream.cli.output import complain, console, printable, until_reader_leaves, wants_json, write_lines
+from audit_stream.cli.output import console, printable, tell, until_reader_leaves, wants_json, write_lines
 from audit_stream.cli.progress import progress
 from audit_stream.errors import AuditStreamError, ChainBroken
 from audit_stream.server.bodies import HeadBody, VerdictBody
@@ -39,13 +39,13 @@ def _checkpoint(_: click.Context, __: click.Parameter, text: str | None) -> Chec
 
 
 @click.command()
-@click.option("--from", "first", metavar="ID", type=click.IntRange(min=1), default=1, help="Begin with this event.")
-@click.option("--to", "last", metavar="ID", type=click.IntRange(min=1), help="End with this event, not the newest.")
+@click.option("--from", "first", metavar="ID", type=click.IntRange(min=1), default=1, help="begin with this event")
+@click.option("--to", "last", metavar="ID", type=click.IntRange(min=1), help="end with this event, not the newest")
 @click.option(
     "--checkpoint",
     metavar="ID:HASH",
     callback=_checkpoint,
-    help="An event and its hash as noted earlier, outside Redis: the chain must still hold it.",
+    help="an event and its hash as noted earlier, outside Redis: the chain must still hold it",
 )
 @url_option()
 @redis_url_option()
@@ -70,15 +70,17 @@ def verify(
     choose_one(ctx, "url", "redis_url")
     try:
         if redis_url:
-            verdict, contradiction = with_stream(redis_url, chain, lambda stream: _here(stream, first, last, checkpoint))
+            verdict, contradiction = with_stream(
+                redis_url, chain, lambda stream: _here(stream, first, last, checkpoint)
+            )
         else:
             verdict, contradiction = _there(url, first, last, checkpoint)
     except (Failed, AuditStreamError) as error:
-        complain(f"cannot tell: {error}")
+        tell(f"cannot tell: {error}")
         return CANNOT_TELL
     except Exception as error:
         # Whatever went wrong, it is no evidence against the chain, and its exit code must not say so.
-        complain(f"cannot tell: {type(error).__name__}: {error}")
+        tell(f"cannot tell: {type(error).__name__}: {error}")
         return CANNOT_TELL
     with until_reader_leaves():
         if wants_json(as_json):
@@ -94,9 +96,7 @@ def verify(
 # --- by URL
 
 
-def _there(
-    url: str, first: int, last: int | None, checkpoint: Checkpoint | None
-) -> tuple[VerdictBody, str | None]:
+def _there(url: str, first: int, last: int | None, checkpoint: Checkpoint | None) -> tuple[VerdictBody, str | None]:
     """Return the server's verdict, and what the checkpoint says against it. Raises Failed."""
     from audit_stream.cli.remote import Remote
 
@@ -120,6 +120,8 @@ def _ask(remote: "Remote", first: int, last: int | None) -> VerdictBody:
     with progress("verifying") as show, remote.stream("verify", params, accept="application/x-ndjson") as answer:
         for line in answer.iter_lines():
             body = msgspec.json.decode(line, type=dict[str, Any])
+            if "detail" in body:
+                raise Failed(f"{remote.url}: {body['detail']}")
             if "valid" in body:
                 return msgspec.convert(body, VerdictBody)
             show(body["checked"], body["expected"])

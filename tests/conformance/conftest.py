@@ -1,0 +1,37 @@
+"""Every test here runs on each store and in both ways of hashing."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conformance.stores import Chain, Store, fake_store, real_store
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(params=["redis", "fakeredis"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    made = real_store(request.getfixturevalue("redis_url")) if request.param == "redis" else fake_store()
+    with made.raw:
+        yield made
+
+
+@pytest.fixture
+def real(redis_url: str) -> Iterator[Store]:
+    """For what fakeredis does not do."""
+    made = real_store(redis_url)
+    with made.raw:
+        yield made
+
+
+@pytest.fixture(params=["checked", "script"])
+def spine(request: pytest.FixtureRequest, store: Store, chain: str) -> Chain:
+    return Chain(store, chain, request.param)
+
+
+@pytest.fixture(params=["checked", "script"])
+def real_spine(request: pytest.FixtureRequest, real: Store, chain: str) -> Chain:
+    return Chain(real, chain, request.param)

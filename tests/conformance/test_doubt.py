@@ -1,0 +1,204 @@
+"""A table of every way a call can be lost, a Redis that stalls, and what waits behind it.
+
+An append that is in doubt either lands exactly once or not at all, and its producer is told which; when
+that cannot be known in time, a retry under the same idempotency key is safe.
+"""
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+from time import monotonic
+
+import pytest
+
+from audit_stream import appender
+from audit_stream.embedded import EmbeddedValkey
+from audit_stream.errors import Pushback, Unreachable
+from audit_stream.settings import Hashing
+from tests.conformance.stores import (
+    Chain,
+    Fault,
+    Held,
+    Lossy,
+    behind_the_gate,
+    drafted,
+    drafts,
+    handed_in,
+    nothing,
+    real_store,
+    texts,
+)
+
+pytestmark = pytest.mark.anyio
+
+LOSSES: dict[str, list[Fault]] = {
+    "reply lost after landing": ["reply lost"],
+    "request lost before landing": ["request lost"],
+    "both requests lost": ["request lost", "request lost"],
+    "both replies lost": ["reply lost", "reply lost"],
+    "request lost, then the reply": ["request lost", "reply lost"],
+    "reply lost, then the request": ["reply lost", "request lost"],
+    "five replies lost": ["reply lost"] * 5,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("rival", ["alone", "another replica meanwhile"])
+async def test_a_batch_whose_call_was_lost_is_on_the_chain_once(spine: Chain, name: str, rival: str) -> None:
+    async with spine.stream(Lossy) as lossy, spine.replica() as other, spine.replica(lossy) as replica:
+        receipts = [await replica.append(drafts(2, "before"))]
+        if rival != "alone":
+
+            async def meanwhile() -> None:
+                receipts.append(await other.append(drafts(1, "rival")))
+
+            lossy.meanwhile = meanwhile
+        lossy.faults.extend(LOSSES[name])
+        batch = [drafted("a", key="ka"), drafted("b"), drafted("c", key="kc")]
+        receipts.append(await replica.append(batch))
+        assert not any(receipt.replayed for receipt in receipts[-1])
+        assert not lossy.faults
+        lossy.meanwhile = nothing
+        receipts.append(await replica.append(drafts(2, "behind")))
+        again = await replica.append(batch[:1])
+        assert (again[0].event, again[0].replayed) == (receipts[-2][0].event, True)
+    await spine.assert_is_made_of(*receipts)
+
+
+async def test_submissions_that_shared_a_lost_batch_each_get_their_receipts(spine: Chain) -> None:
+    async with spine.stream(Lossy) as lossy, spine.replica(lossy) as replica:
+        lossy.faults.extend(["reply lost", "request lost"])
+        submissions = [drafts(n % 5 + 1, f"{n}.") for n in range(12)]
+        answers = await asyncio.gather(*(replica.append(submission) for submission in submissions))
+    await spine.assert_is_made_of(*answers)
+    for submission, receipts in zip(submissions, answers, strict=True):
+        assert [receipt.event.payload for receipt in receipts] == [draft.payload for draft in submission]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+async def test_a_retry_whose_call_is_lost_as_well_gets_the_first_receipt(spine: Chain, name: str) -> None:
+    async with spine.stream(Lossy) as lossy, spine.replica(lossy) as replica:
+        first = await replica.append([drafted("a", key="k")])
+        lossy.faults.extend(LOSSES[name])
+        again = await replica.append([drafted("a", key="k"), drafted("new")])
+        assert (again[0].event, again[0].replayed) == (first[0].event, True)
+    await spine.assert_is_made_of(first, again[1:])
+
+
+async def test_a_redis_that_refuses_writes_is_not_asked_twice(spine: Chain) -> None:
+    async with spine.stream(Lossy) as lossy, spine.replica(lossy) as replica:
+        lossy.faults.append("refused")
+        with pytest.raises(Unreachable) as caught:
+            await replica.append(drafts(2))
+        assert (caught.value.in_doubt, lossy.calls) == (False, 1)
+        receipts = await replica.append(drafts(1))
+    await spine.assert_is_made_of(receipts)
+
+
+@pytest.mark.parametrize("fault", ["reply lost", "request lost"])
+async def test_what_stays_in_doubt_at_the_deadline_is_settled_by_a_retry(
+    spine: Chain, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "DEADLINE_S", 0.1)
+    monkeypatch.setattr(appender, "SCRIPT_S_PER_BYTE", 0.0)
+    async with spine.stream(Lossy) as lossy, spine.replica(lossy) as replica:
+        lossy.faults.extend([fault] * 1000)
+        with pytest.raises(Unreachable) as caught:
+            await replica.append([drafted("a", key="k")])
+        assert caught.value.in_doubt
+        lossy.faults.clear()
+        monkeypatch.undo()
+        (receipt,) = await replica.append([drafted("a", key="k")])
+        assert receipt.replayed == (fault == "reply lost")
+        behind = await replica.append(drafts(1))
+    await spine.assert_is_made_of([receipt], behind)
+
+
+@pytest.mark.parametrize("hashing", ["checked", "script"])
+async def test_a_redis_that_stalls_is_reported_within_two_seconds_to_all_who_wait(
+    tmp_path: Path, hashing: Hashing
+) -> None:
+    with EmbeddedValkey(tmp_path) as valkey:
+        spine = Chain(real_store(valkey.url), "stalled", hashing)
+        with spine.store.raw:
+            async with spine.replica() as replica:
+                first = await replica.append(drafts(1, "first"))
+                os.kill(valkey.pid, signal.SIGSTOP)
+                try:
+                    began = monotonic()
+                    tasks = handed_in(replica, [drafted("a", key="ka")])
+                    await asyncio.sleep(0)
+                    tasks += handed_in(replica, [drafted("b", key="kb")], [drafted("c", key="kc")])
+                    answers = await asyncio.gather(*tasks, return_exceptions=True)
+                    took_s = monotonic() - began
+                finally:
+                    os.kill(valkey.pid, signal.SIGCONT)
+                assert [type(answer) for answer in answers] == [Unreachable] * 3
+                assert isinstance(answers[0], Unreachable)
+                assert answers[0].in_doubt
+                assert took_s < 2
+                # What the stalled Redis had in its buffers may land now, and the retry says so.
+                retried = [await replica.append([drafted(text, key=f"k{text}")]) for text in "abc"]
+            await spine.assert_is_made_of(first, *retried)
+
+
+# --- what waits behind it
+
+
+async def test_a_full_queue_pushes_back_and_keeps_what_it_took(spine: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appender, "QUEUE_EVENTS", 4)
+    async with spine.stream(Held) as held, spine.replica(held) as replica:
+        tasks = await behind_the_gate(held, replica, drafts(1, "in flight"), drafts(3, "a"), drafts(1, "b"))
+        with pytest.raises(Pushback) as caught:
+            await replica.append(drafts(1, "too many"))
+        assert caught.value.retry_after >= 1
+        held.open.set()
+        answers = await asyncio.gather(*tasks)
+        answers.append(await replica.append(drafts(1, "room again")))
+    await spine.assert_is_made_of(*answers)
+
+
+async def test_a_queue_full_of_bytes_pushes_back(spine: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(appender, "QUEUE_BYTES", 20_000)
+    async with spine.stream(Held) as held, spine.replica(held) as replica:
+        tasks = await behind_the_gate(held, replica, drafts(1), [drafted("x" * 15_000)])
+        with pytest.raises(Pushback):
+            await replica.append([drafted("y" * 10_000)])
+        small = handed_in(replica, drafts(1, "small"))
+        await asyncio.sleep(0)
+        held.open.set()
+        answers = await asyncio.gather(*tasks, *small)
+    await spine.assert_is_made_of(*answers)
+
+
+async def test_a_batch_larger_than_the_queue_is_taken_when_nothing_waits(
+    spine: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "QUEUE_EVENTS", 4)
+    async with spine.replica() as replica:
+        await spine.assert_is_made_of(await replica.append(drafts(10)))
+
+
+async def test_closing_answers_what_was_accepted_and_takes_nothing_new(spine: Chain) -> None:
+    async with spine.stream(Held) as held:
+        replica = appender.Appender(held, hashing=spine.hashing)
+        await replica.__aenter__()
+        tasks = await behind_the_gate(held, replica, drafts(1, "a"), drafts(2, "b"), drafts(1, "c"))
+        closing = asyncio.create_task(replica.__aexit__())
+        await asyncio.sleep(0)
+        with pytest.raises(Pushback):
+            await replica.append(drafts(1, "late"))
+        assert not closing.done()
+        held.open.set()
+        await closing
+        assert all(task.done() for task in tasks)
+        answers = [task.result() for task in tasks]
+    await spine.assert_is_made_of(*answers)
+    assert texts(await spine.stored()) == [b"a0", b"b0", b"b1", b"c0"]
+
+
+async def test_closing_an_idle_replica_ends_at_once(spine: Chain) -> None:
+    async with asyncio.timeout(10):
+        async with spine.replica():
+            pass
