@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from benchmarks import machine, table
+from benchmarks.contents import ROWS
 from benchmarks.load import Generator
-from benchmarks.rows import ROWS
 from benchmarks.session import QUICK, Scale, Session
 
 RESULTS = Path(__file__).parent / "results"

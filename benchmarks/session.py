@@ -18,7 +18,7 @@ class Scale(NamedTuple):
     large_chain_events: int = 1_000_000
     small_chain_events: int = 10_000
     subscribers: int = 1000
-    burst_events: int = 200
+    burst_events: int = 50
     flat_out_posts: int = 1000
     """Appended as fast as it goes while all subscribers read along."""
     lookups: int = 500

@@ -2,8 +2,8 @@
 
     python -m benchmarks.subscribers URL COUNT SAMPLED
 
-Says `{"connected": COUNT}` when every answer has begun. Each reader counts its frames and keeps the first
-and the last id, which is all it takes to see a loss or a repetition; SAMPLED of them note when each id came.
+Says `{"connected": COUNT}` when every answer has begun. Ids ascend by one, so each reader compares the frames
+of what it receives with how far they bring it; SAMPLED of them look at every id and note when it came.
 One whose stream is closed comes back with Last-Event-ID. One line of JSON in, one out:
 
     {"reach": ID, "patience": S}   when all have read that id, or after S seconds without any frame: the counts
@@ -28,7 +28,7 @@ TICK_S = 0.05
 class Reader:
     def __init__(self, address: tuple[str, int], sampled: bool) -> None:
         self.address, self.sampled = address, sampled
-        self.first = self.last = self.frames = self.reconnects = 0
+        self.last = self.frames = self.lost = self.repeated = self.reconnects = 0
         self.arrivals: list[tuple[int, float]] = []
         self.connect()
 
@@ -59,14 +59,21 @@ class Reader:
         self.rest = newline + rest
         frames = whole.count(b"\nid: ")
         if frames:
-            now = time.monotonic()
-            self.frames += frames
-            self.first = self.first or int(ID.search(whole)[1])  # type: ignore[index]
-            at = whole.rindex(b"\nid: ") + 5
-            self.last = int(whole[at:].partition(b"\n")[0])
-            if self.sampled:
-                self.arrivals += [(int(found), now) for found in ID.findall(whole)]
+            self.count(whole, frames)
         return frames > 0
+
+    def count(self, whole: bytes, frames: int) -> None:
+        now = time.monotonic()
+        before = self.last or int(ID.findall(whole)[0]) - 1
+        self.last = int(whole[whole.rindex(b"\nid: ") + 5 :].partition(b"\n")[0])
+        missing = self.last - before - frames
+        self.frames += frames
+        self.lost += max(0, missing)
+        self.repeated += max(0, -missing)
+        if self.sampled:
+            ids = list(map(int, ID.findall(whole)))
+            self.repeated += missing == 0 and ids != list(range(before + 1, self.last + 1))
+            self.arrivals += [(event_id, now) for event_id in ids]
 
 
 class Crowd:
@@ -129,13 +136,10 @@ class Crowd:
             print(json.dumps({"reached": reached, "last_frame": self.last_frame, **self.counts(goal)}), flush=True)
 
     def counts(self, goal: int) -> dict[str, int]:
-        # Ids ascend by one, so a reader that saw each of them once has as many frames as its ids span.
-        spans = [(reader.frames, reader.last - reader.first + 1 if reader.first else 0) for reader in self.readers]
-        behind = sum(goal - reader.last for reader in self.readers if reader.last < goal)
         return {
-            "lost": behind + sum(max(0, span - frames) for frames, span in spans),
-            "repeated": sum(max(0, frames - span) for frames, span in spans),
-            "frames": sum(frames for frames, _ in spans),
+            "lost": sum(reader.lost + max(0, goal - reader.last) for reader in self.readers),
+            "repeated": sum(reader.repeated for reader in self.readers),
+            "frames": sum(reader.frames for reader in self.readers),
             "reconnects": sum(reader.reconnects for reader in self.readers),
         }
 

@@ -10,6 +10,8 @@
   ARGV[1]  believed  hash of the head that the offered hashes were computed for;
                      "" when the script is to hash every event itself
   ARGV[2]  ttl       milliseconds to remember idempotency keys and the token for
+  ARGV[3]  promised  event_id up to which the caller has told producers that they are safe; 0 for none
+  ARGV[4]  its hash; "" for none
   then for each event, seven arguments:
            timestamp kind source payload
            quoted    the source as a JSON string, where that is more than the source in quotes; else ""
@@ -24,7 +26,7 @@
            {"landed", first_id}               this very batch was appended before
   errors   HASHMISMATCH  the offered hash of the new head is not the one computed here
            CHAINBROKEN   <end> <written>: the chain ends at <end>, but <written> was written
-           CHAINBROKEN   the last entry is not an event
+           CHAINBROKEN   the last entry is not an event, or not the promised one
            and what Redis itself answers to a write that it cannot take (OOM, READONLY, MISCONF …)
 ]]
 local GENESIS = string.rep('0', 64)
@@ -34,8 +36,14 @@ local CHECKED_BYTES = 4096
 
 local events, time, token = KEYS[1], KEYS[2], KEYS[3]
 local believed, ttl = ARGV[1], tonumber(ARGV[2])
+local promised_id, promised_hash = tonumber(ARGV[3]), ARGV[4]
 local scripted = believed == ''
-local count = (#ARGV - 2) / STRIDE
+local ARGUMENTS = 4
+local count = (#ARGV - ARGUMENTS) / STRIDE
+
+local function number(n)
+  return string.format('%d', n)
+end
 
 local function head()
   local last = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)[1]
@@ -54,6 +62,12 @@ local head_id, head_hash = head()
 if not head_id then
   return redis.error_reply('CHAINBROKEN the last entry, ' .. head_hash .. ', is not an event')
 end
+if head_id < promised_id then
+  return redis.error_reply('CHAINBROKEN ' .. number(head_id) .. ' ' .. number(promised_id))
+end
+if head_id == promised_id and promised_hash ~= '' and head_hash ~= promised_hash then
+  return redis.error_reply('CHAINBROKEN event ' .. number(head_id) .. ' is not the one that was written')
+end
 if scripted then
   local landed = redis.call('GET', token)
   if landed then
@@ -66,7 +80,7 @@ end
 local batch, key = {}, 3
 local seen = {'seen'}
 for i = 1, count do
-  local at = 2 + (i - 1) * STRIDE
+  local at = ARGUMENTS + (i - 1) * STRIDE
   local event = {
     id = head_id + i, timestamp = ARGV[at + 1], kind = ARGV[at + 2], source = ARGV[at + 3],
     payload = ARGV[at + 4], quoted = ARGV[at + 5], hash = ARGV[at + 6],
@@ -89,10 +103,6 @@ for i = 1, count do
 end
 if #seen > 1 then
   return seen
-end
-
-local function number(n)
-  return string.format('%d', n)
 end
 
 local function preimage(event)
@@ -141,7 +151,7 @@ local refused = {}
 local function index(name, id)
   local reply = redis.pcall('XADD', name, id, '', '')
   if type(reply) == 'table' and reply.err then
-    refused[#refused + 1] = name .. ': ' .. reply.err
+    refused[#refused + 1] = name .. ': ' .. tostring(reply.err)
   end
 end
 

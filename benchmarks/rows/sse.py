@@ -43,8 +43,8 @@ def against_reference(session: Session) -> list[Line]:
             }
         )
         counted, theirs = crowds["ours"].counts, crowds["reference"]
-        # Once and at the end: behind a full queue the reference's subscribers hear nothing more.
-        in_reference = theirs.flat_out(scale.flat_out_posts)
+        # Once, few and at the end: each takes it long, and behind a full queue its subscribers hear nothing more.
+        in_reference = theirs.flat_out(scale.flat_out_posts // 10)
         lost = f"{theirs.counts['lost']:,} lost by the reference"
     row = f"SSE, {scale.subscribers:,} subscribers"
     return [

@@ -19,12 +19,11 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from audit_stream.chain import START, Event, Head, link_hash
-from audit_stream.connection import cut_end
 from audit_stream.errors import AuditStreamError, ChainBroken, Pushback, Unreachable
 from audit_stream.event import Draft
 from audit_stream.scripts import Appended, Landed, Moved, Seen
 from audit_stream.settings import FSYNC, Ack, Hashing
-from audit_stream.stream import Stream
+from audit_stream.stream import NO_PROMISE, Stream
 from audit_stream.submission import Batch, Receipt, Submission, key_conflict
 
 BATCH_EVENTS = 512
@@ -67,7 +66,8 @@ class Appender:
         self._arrived = asyncio.Event()
         self._closing = False
         self._head = START
-        self._promised = START
+        self._promised = NO_PROMISE
+        """The newest event that a producer was told is on disk. A chain that ends before it has lost it."""
         # Read by /stats and /readyz.
         self.batches = 0
         self.lost_races = 0
@@ -167,7 +167,7 @@ class Appender:
                 case Seen(event_ids):
                     await self._replay(batch, pending, event_ids)
                 case Moved(head):
-                    self._adopt(head)
+                    self._head = head
                     races += 1
                     self.lost_races += 1
         batch.answer()
@@ -202,6 +202,7 @@ class Appender:
                             drafts,
                             hashes,
                             believed=self._head.hash if offer else b"",
+                            promised=self._promised,
                             token=token,
                             ttl_ms=self._ttl_ms,
                             replicas=self._ack.replicas,
@@ -240,7 +241,8 @@ class Appender:
                     reply.refused,
                 )
         await self._check_replicas(reply.replicas if isinstance(reply, Appended) else None)
-        self._promised = self._head
+        if self._ack.fsync:
+            self._promised = self._head
         for (submission, place), event in zip(pending, events, strict=True):
             submission.receipts[place] = Receipt(event, replayed=False)
 
@@ -272,19 +274,6 @@ class Appender:
                 " send it again under the same idempotency key",
                 in_doubt=True,
             )
-
-    def _adopt(self, head: Head) -> None:
-        broken = None
-        if head.event_id < self._promised.event_id:
-            broken = cut_end(head.event_id, self._promised.event_id)
-        elif head.event_id == self._promised.event_id and head.hash != self._promised.hash:
-            broken = ChainBroken(f"event #{head.event_id} is not the one that was written", at=head.event_id)
-        if broken:
-            if self._ack.fsync:
-                raise broken
-            log.error("%s; the promise is memory, so appending goes on", broken)
-            self._promised = head
-        self._head = head
 
 
 def _link(head: Head, drafts: Sequence[Draft]) -> list[Event]:

@@ -1,5 +1,6 @@
 """Connections to Redis, every timeout explicit, and what their errors mean to us."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -123,6 +124,10 @@ _NOT_NOW = {
 }
 
 
+# What redis-py puts in front of an error that a command in a pipeline got; its version decides about the tuple.
+_IN_PIPELINE = re.compile(r"""^Command # \d+ \(.*?\) of pipeline caused error: (\(['"])?""", re.S)
+
+
 @contextmanager
 def reaching() -> Iterator[None]:
     """Turn what redis-py raises into Unreachable, ChainBroken or HashMismatch."""
@@ -137,12 +142,13 @@ def reaching() -> Iterator[None]:
 
 
 def _meaning(text: str) -> Exception:
+    text = _IN_PIPELINE.sub("", text)
     code, _, rest = text.partition(" ")
     if code == "CHAINBROKEN":
-        numbers = rest.split()
-        if len(numbers) == 2 and all(number.isdigit() for number in numbers):
-            return cut_end(int(numbers[0]), int(numbers[1]))
-        return ChainBroken(f"the chain is damaged: {rest}", at=0)
+        numbers = [int(number) for number in re.findall(r"\b\d+\b", rest)]
+        if rest == " ".join(map(str, numbers)):
+            return cut_end(*numbers)
+        return ChainBroken(f"the chain is damaged: {rest}", at=numbers[0] if numbers else 0)
     if code == "HASHMISMATCH":
         return HashMismatch(f"Redis refused this replica's hash: {rest}; nothing was written")
     if code == "WRONGTYPE":

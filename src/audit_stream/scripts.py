@@ -86,6 +86,7 @@ async def append(
     batch: Sequence[Linked],
     *,
     believed: bytes,
+    promised: Head,
     ttl_ms: int,
     replicas: int = 0,
     replicas_timeout_ms: int = 0,
@@ -95,7 +96,7 @@ async def append(
     Loads the script when Redis does not know it (restart, failover, SCRIPT FLUSH). Raises what redis-py raises.
     """
     keys: list[bytes] = [events_key, time_key, token_key]
-    argv: list[bytes | int] = [believed, ttl_ms]
+    argv: list[bytes | int] = [believed, ttl_ms, *promised]
     for event in batch:
         keys += (event.kind_key, event.source_key, event.once_key) if event.once_key else event[6:8]
         argv += event[:6]

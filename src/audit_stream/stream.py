@@ -21,6 +21,9 @@ FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
 """Of an entry of the events stream, in this order."""
 
 
+NO_PROMISE = Head(0, b"")
+
+
 class Keys(NamedTuple):
     """The keys of one chain. One hash tag, so one slot in a cluster."""
 
@@ -105,12 +108,16 @@ class Stream:
         hashes: Sequence[bytes] | None,
         *,
         believed: bytes,
+        promised: Head = NO_PROMISE,
         token: bytes,
         ttl_ms: int,
         replicas: int,
         replicas_timeout_ms: int,
     ) -> Appended | Moved | Seen | Landed:
-        """Link the drafts as one batch: with the offered hashes, or hashed by the script when there are none."""
+        """Link the drafts as one batch: with the offered hashes, or hashed by the script when there are none.
+
+        Refused with ChainBroken when the chain does not reach to `promised`, or holds another event there.
+        """
         batch = []
         for draft, offered in zip(drafts, hashes or [b""] * len(drafts), strict=True):
             text, kind_key, source_key = self._link_keys(draft.kind, draft.source)
@@ -124,6 +131,7 @@ class Stream:
                 self.keys.batch(token),
                 batch,
                 believed=believed,
+                promised=promised,
                 ttl_ms=ttl_ms,
                 replicas=replicas,
                 replicas_timeout_ms=replicas_timeout_ms,

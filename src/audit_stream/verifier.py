@@ -33,8 +33,8 @@ class Report(NamedTuple):
 class Walk:
     """One pass over the chain, from event `first` to `last` or to the end."""
 
-    def __init__(self, stream: Stream, first: int, last: int | None) -> None:
-        self._stream, self.first, self._last = stream, first, last
+    def __init__(self, stream: Stream, first: int, last: int | None, *, deep: bool = False) -> None:
+        self._stream, self.first, self._last, self._deep = stream, first, last, deep
         self._kinds: Counter[bytes] = Counter()
         self._sources: Counter[bytes] = Counter()
         self.checked = 0
@@ -125,7 +125,7 @@ class Walk:
             return verdict._replace(valid=False, first_break_at=head.event_id + 1, reason=reason)
         now = self._expected_lengths()
         for key, length in zip(counts, end.lengths, strict=True):
-            if length != now[key]:
+            if length != now[key] or self._deep:
                 found = await self._first_disagreement(key, head.event_id)
                 if found:
                     at, reason = found
@@ -187,22 +187,28 @@ class Walk:
 
 
 class Verifier:
-    """Shares one walk among all who ask for the same part of the chain at the same time."""
+    """Shares one walk among all who ask for the same at the same time."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._walks: dict[tuple[int, int | None], tuple[Walk, asyncio.Task[Report]]] = {}
+        self._walks: dict[tuple[int, int | None, bool], tuple[Walk, asyncio.Task[Report]]] = {}
 
-    def start(self, first: int = 1, last: int | None = None) -> tuple[Walk, "asyncio.Task[Report]"]:
-        """Join the walk that is under way, or begin one. Await the task shielded: others may wait for it too."""
+    def start(
+        self, first: int = 1, last: int | None = None, *, deep: bool = False
+    ) -> tuple[Walk, "asyncio.Task[Report]"]:
+        """Join the walk that is under way, or begin one. Await the task shielded: others may wait for it too.
+
+        Indexes are compared by how many entries they hold; `deep` compares every entry, at several times the cost.
+        """
         if last is not None and last < first:
             raise Refused(f"to: {last} is before from: {first}", field="to")
-        shared = self._walks.get((first, last))
+        asked = (first, last, deep)
+        shared = self._walks.get(asked)
         if shared is None:
-            walk = Walk(self._stream, first, last)
+            walk = Walk(self._stream, first, last, deep=deep)
             task = asyncio.create_task(walk.run(), name="verify")
-            shared = self._walks[first, last] = (walk, task)
-            task.add_done_callback(lambda _: self._walks.pop((first, last)))
+            shared = self._walks[asked] = (walk, task)
+            task.add_done_callback(lambda _: self._walks.pop(asked))
         return shared
 
     async def close(self) -> None:

@@ -4,12 +4,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from audit_stream import appender, connection
 from tests.conformance.stores import Chain, Store, fake_store, real_store
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow machine is not a Redis that is away: here, only a test that says so runs into a deadline."""
+    monkeypatch.setattr(appender, "DEADLINE_S", 60)
+    monkeypatch.setattr(connection, "READ_TIMEOUT_S", 60)
+    monkeypatch.setattr(connection, "CONNECT_TIMEOUT_S", 60)
 
 
 @pytest.fixture(params=["redis", "fakeredis"])

@@ -2,14 +2,17 @@
 
 import json
 import re
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.rows import ROWS
+from benchmarks.contents import ROWS
+from benchmarks.processes import Child
 from benchmarks.table import Line, Target, as_json, as_markdown, as_text, summary
 from tests.harness import ROOT, clean_environ
 
@@ -78,6 +81,35 @@ def test_what_is_not_there_counts_as_not_reached() -> None:
     lines = [Line("verify --jobs 2", "events/s", [], "--jobs 1", [], Target("≥", 1.6))]
     assert "not there" in as_text(lines)
     assert summary(lines) == "0 of 1 targets reached"
+
+
+@pytest.mark.parametrize(
+    ("ids", "flaws"),
+    [
+        ([3, 4, 5, 6], set()),
+        ([3, 4, 6], {"lost"}),
+        ([3, 4, 5], {"lost"}),
+        ([3, 4, 4, 5, 6], {"repeated"}),
+        ([3, 5, 4, 6], {"lost", "repeated"}),  # which of the two depends on where it was cut
+    ],
+)
+def test_a_subscriber_counts_what_it_was_not_sent_and_what_it_was_sent_twice(ids: list[int], flaws: set[str]) -> None:
+    frames = b"".join(b"event: other\r\nid: %d\r\ndata: {}\r\n\r\n" % event_id for event_id in ids)
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        starting = pool.submit(Child, sys.executable, "-m", "benchmarks.subscribers", url, "1", "1")
+        stream, _ = server.accept()
+        with stream:
+            stream.sendall(b"HTTP/1.1 200 OK\r\n\r\n: hello\n\n")
+            subscriber = starting.result()
+            for at in range(0, len(frames), 7):  # a frame may be cut anywhere
+                stream.sendall(frames[at : at + 7])
+            counts = subscriber.ask(reach=6, patience=0.5)
+            subscriber.close()
+    found = {flaw for flaw in ("lost", "repeated") if counts[flaw]}
+    assert found <= flaws
+    assert bool(found) == bool(flaws)
+    assert counts["frames"] == len(ids)
 
 
 def test_every_part_is_named_in_the_help() -> None:

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from tempfile import TemporaryFile
+from time import monotonic
+from typing import Any, NamedTuple
 
 from tests.harness import clean_environ
 
@@ -24,11 +26,14 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str, url: str = "", stdin: bytes = b"", **settings: str) -> "subprocess.CompletedProcess[bytes]":
-    """Run a command in a pipe."""
+    """Run a command in a pipe, with a file as its standard input: a pipe might pause."""
     environ = clean_environ(**{"AUDIT_STREAM_URL": url} if url else {}, **settings)
-    return subprocess.run(
-        command(*arguments), input=stdin, env=environ, capture_output=True, timeout=TIMEOUT_S, check=False
-    )
+    with TemporaryFile() as file:
+        file.write(stdin)
+        file.seek(0)
+        return subprocess.run(
+            command(*arguments), stdin=file, env=environ, capture_output=True, timeout=TIMEOUT_S, check=False
+        )
 
 
 def ids(output: bytes) -> list[int]:
@@ -96,16 +101,21 @@ class Answer:
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
+class Asked(NamedTuple):
+    at: float
+    headers: dict[str, str]
+
+
 class ScriptedServer:
     """An HTTP server that gives prepared answers, in order, and keeps what it was asked."""
 
     def __init__(self, answers: list[Answer]) -> None:
-        self.asked: list[tuple[str, dict[str, str]]] = []
+        self.asked: list[Asked] = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                outer.asked.append((self.path, {name.lower(): value for name, value in self.headers.items()}))
+                outer.asked.append(Asked(monotonic(), {name.lower(): value for name, value in self.headers.items()}))
                 answer = answers.pop(0) if answers else Answer(b"", status=410)
                 self.send_response(answer.status)
                 self.send_header("Content-Type", answer.type)

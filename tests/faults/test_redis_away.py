@@ -74,30 +74,38 @@ def check_pushback(answer: httpx.Response, *words: str) -> str:
     return str(problem["detail"])
 
 
-def check_all_hear_it_in_time(server: ServerProcess, request: str) -> None:
-    """Every route that needs Redis answers 503 in time, and the one that does not answers 200."""
+def ask(client: httpx.Client, path: str, request: str = "") -> tuple[httpx.Response, float]:
+    """The answer, and how long it took. With a request's name it is a POST."""
+    begun = time.monotonic()
+    if request:
+        answer = client.post(path, json=body(request), headers={"Idempotency-Key": request})
+    else:
+        answer = client.get(path)
+    return answer, time.monotonic() - begun
 
-    def ask(path: str) -> tuple[httpx.Response, float]:
-        begun = time.monotonic()
-        with httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client:
-            if path == "POST":
-                answer = client.post("/events", json=body(request), headers={"Idempotency-Key": request})
-            else:
-                answer = client.get(path)
-        return answer, time.monotonic() - begun
 
-    asked = ("POST", *READS)
-    for attempt in (1, 2, 3):
-        with ThreadPoolExecutor(len(asked)) as threads:
-            answers = list(threads.map(ask, asked))
-        for answer, _ in answers:
-            check_pushback(answer)
-        late = {path: seconds for path, (_, seconds) in zip(asked, answers, strict=True) if seconds > HEARD_WITHIN_S}
-        if not late:
-            break
-        # This machine may have been busy elsewhere; a server that is too slow is so every time.
-        assert attempt < 3, late
-    assert server.get("/healthz").status_code == 200
+def check_heard_in_time(server: ServerProcess, questions: Sequence[tuple[str, str]]) -> None:
+    """All these (path, request), asked at once, are answered 503 in time.
+
+    This machine may be busy with other things. How busy, a route that needs no Redis tells meanwhile; and a
+    server that is too slow is so every time.
+    """
+    slowest = []
+    with httpx.Client(base_url=server.url, timeout=10, limits=httpx.Limits(), trust_env=False) as client:
+        for _ in range(5):
+            with ThreadPoolExecutor(len(questions)) as threads:
+                asked = [threads.submit(ask, client, *question) for question in questions]
+                busy_s = 0.0
+                while not all(question.done() for question in asked):
+                    alive, took = ask(client, "/healthz")
+                    assert alive.status_code == 200
+                    busy_s = max(busy_s, took)
+            for answer, _ in (question.result() for question in asked):
+                check_pushback(answer)
+            slowest.append(max(question.result()[1] for question in asked))
+            if slowest[-1] <= HEARD_WITHIN_S + busy_s:
+                return
+    raise AssertionError(f"heard after {slowest} seconds")
 
 
 def check_only(redis_url: str, receipts: Sequence[dict[str, Any]]) -> None:
@@ -131,7 +139,7 @@ def test_clients_hear_in_time_that_redis_is_away_and_the_server_resumes(
     with server_on(valkey.url, AUDIT_STREAM_HASHING=hashing) as server:
         receipts = append_until_answered(server, "before")
         with outage(valkey):
-            check_all_hear_it_in_time(server, "meanwhile")
+            check_heard_in_time(server, [("/events", "meanwhile"), *((path, "") for path in READS)])
         # The same key: whether the first try landed when a hung Redis woke is nothing that a client must know.
         receipts += append_until_answered(server, "meanwhile")
         receipts += append_until_answered(server, "after", size=3)
@@ -142,27 +150,12 @@ def test_clients_hear_in_time_that_redis_is_away_and_the_server_resumes(
 
 
 def test_many_readers_hear_in_time_that_redis_hangs(valkey: EmbeddedValkey) -> None:
-    """More of them than there are connections to Redis, and they keep asking."""
-
-    def ask(server: ServerProcess) -> list[float]:
-        took = []
-        with httpx.Client(base_url=server.url, timeout=10, trust_env=False) as client:
-            until = time.monotonic() + 2
-            while (begun := time.monotonic()) < until:
-                check_pushback(client.get("/events"))
-                took.append(time.monotonic() - begun)
-        return took
-
+    """More of them than there are connections to Redis."""
     with server_on(valkey.url) as server:
         append_until_answered(server, "one")
-        slowest = []
-        for _ in range(3):  # busy machine or slow server: see check_all_hear_it_in_time
-            with stopped(valkey.pid), ThreadPoolExecutor(48) as threads:
-                slowest.append(max(max(took) for took in threads.map(ask, [server] * 48)))
-            if slowest[-1] <= HEARD_WITHIN_S:
-                break
-            append_until_answered(server, f"again {len(slowest)}")
-        assert min(slowest) <= HEARD_WITHIN_S, slowest
+        with stopped(valkey.pid):
+            check_heard_in_time(server, [("/events", "")] * 48)
+        assert server.get("/events").status_code == 200
 
 
 # --- cut off in the middle

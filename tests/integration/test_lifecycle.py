@@ -407,7 +407,9 @@ def server_in_its_own_group(*arguments: str, **settings: str) -> Iterator[Server
     assert process.stdout
     try:
         ready = process.stdout.readline()
-        yield ServerProcess(process, next(word for word in ready.split() if word.startswith("http://")), ready)
+        server = ServerProcess(process, next(word for word in ready.split() if word.startswith("http://")), ready)
+        with server.client:
+            yield server
     finally:
         process.kill()
         process.wait()

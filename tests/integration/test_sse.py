@@ -27,7 +27,7 @@ STOPS_WITHIN_S = 5
 
 
 def run(test: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(asyncio.wait_for(test, 90))
+    return asyncio.run(asyncio.wait_for(test, 100))
 
 
 def request(n: int = 0, **changes: object) -> dict[str, Any]:

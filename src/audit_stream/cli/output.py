@@ -47,7 +47,9 @@ def console(*, stderr: bool = False) -> Console:
 
 def write_lines(lines: Iterable[bytes]) -> None:
     """Write JSON lines, byte for byte as they came, and hand them on at once."""
-    sys.stdout.buffer.write(b"".join(line + b"\n" for line in lines))
+    left = memoryview(b"".join(line + b"\n" for line in lines))
+    while left:  # unbuffered (PYTHONUNBUFFERED), a write may stop short
+        left = left[sys.stdout.buffer.write(left) :]
     sys.stdout.buffer.flush()
 
 

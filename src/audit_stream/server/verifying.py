@@ -38,12 +38,15 @@ async def verify_chain(
     request: AnyRequest,
     first: Annotated[int, QueryParameter(name="from", description="The event to begin at")] = 1,
     last: Annotated[int | None, QueryParameter(name="to", description="The event to end at; else the newest")] = None,
+    deep: Annotated[
+        bool, QueryParameter(name="deep", description="true: compare every index entry, not only their number")
+    ] = False,
 ) -> Response[bytes] | Stream:
-    only(request, ("from", "to"))
+    only(request, ("from", "to", "deep"))
     for name, value in (("from", first), ("to", last)):
         if value is not None and not 1 <= value <= MAX_ID:
             raise OutOfRange(f"{name} must be an event_id, 1 or more")
-    walk, task = spine_of(request.app.state).verifier.start(first, last)
+    walk, task = spine_of(request.app.state).verifier.start(first, last, deep=deep)
     if NDJSON in request.headers.get("accept", ""):
         return Stream(_progress(walk, task), media_type=NDJSON)
     # Shielded: whoever else waits for this walk is not cancelled with this request.
