@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from benchmarks import machine, table
@@ -26,10 +27,16 @@ def main() -> int:
     session = Session(scale, Generator(options.generator) if options.generator else Generator.found())
     facts = machine.facts(session.generator, scale.rounds)
     lines: list[table.Line] = []
-    began = time.monotonic()
+    began, exit_code = time.monotonic(), 0
     for name in options.row or ROWS:
         print(f"{name} …", file=sys.stderr)
-        lines += ROWS[name](session)
+        try:
+            lines += ROWS[name](session)
+        except Exception as error:
+            # Said in the table and by the exit code; the other rows are measured all the same.
+            traceback.print_exc()
+            lines.append(table.Line(name, "", [], note=f"failed: {error}"))
+            exit_code = 1
         options.results.mkdir(parents=True, exist_ok=True)
         # After each row, so that an interrupted run leaves what it measured.
         (options.results / "latest.json").write_text(table.as_json(facts, lines))
@@ -37,7 +44,7 @@ def main() -> int:
     took = f"{table.summary(lines)}, in {time.monotonic() - began:.0f} s"
     print(*(f"{name}: {fact}" for name, fact in facts.items()), sep="\n")
     print(table.HOW_TO_READ, table.as_text(lines), took, sep="\n\n")
-    return 0
+    return exit_code
 
 
 def _options() -> argparse.Namespace:

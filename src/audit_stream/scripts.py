@@ -131,7 +131,8 @@ async def _call(redis: Redis, command: tuple[Any, ...], wait: tuple[Any, ...] | 
 
 
 async def probe(redis: Redis) -> bool:
-    """Whether Redis runs our script: loads it, and hashes nothing of anyone's."""
+    """Whether Redis runs our scripts: it takes append.lua, and computes SHA-256 right."""
+    await redis.script_load(append_script()[0])
     text = source("sha256") + "return sha256(ARGV[1])"
     return bool(await redis.execute_command("EVAL", text, 0, b"") == _EMPTY)
 

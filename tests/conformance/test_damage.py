@@ -32,14 +32,14 @@ async def test_a_chain_whose_end_was_cut_is_not_built_upon(real_spine: Chain, cu
     assert not spine.raw.exists(spine.keys.once(b"k"))
 
 
-FOREIGN = {
-    "another sequence number": ("3-1", {"timestamp": "t", "kind": "k", "source": "s", "payload": "{}"}),
+GENUINE = dict.fromkeys(["timestamp", "kind", "source", "payload", "prev_hash", "hash"], "x") | {"payload": "{}"}
+FOREIGN: dict[str, tuple[str, dict[str, str]]] = {
+    "another sequence number": ("3-1", GENUINE),
     "other fields": ("4-0", {"message": "hello"}),
-    "a field missing": ("4-0", {"timestamp": "t", "kind": "k", "source": "s", "payload": "{}", "prev_hash": "p"}),
-    "fields in another order": (
-        "4-0", {"kind": "k", "timestamp": "t", "source": "s", "payload": "{}", "prev_hash": "p", "hash": "h"},
-    ),
-}  # fmt: skip
+    "a field missing": ("4-0", {name: value for name, value in GENUINE.items() if name != "hash"}),
+    "a field too many": ("4-0", GENUINE | {"note": "x"}),
+    "fields in another order": ("4-0", dict(reversed(GENUINE.items()))),
+}
 
 
 @pytest.mark.parametrize("name", FOREIGN)

@@ -98,7 +98,7 @@ filters = st.fixed_dictionaries(
 EVERYTHING = {"kind": None, "source": None, "since": None, "until": None, "after": None, "before": None, "limit": COUNT}
 
 
-@settings(deadline=None, max_examples=400)
+@settings(deadline=None, max_examples=200)
 @given(filters)
 @example(EVERYTHING)
 @example(EVERYTHING | {"limit": COUNT - 1})
@@ -125,8 +125,16 @@ def test_a_selection_is_what_asking_every_event_gives(history: History, parts: d
     assert (list(found.event_ids), found.more) == (expected.event_ids, expected.more)
 
 
-@settings(deadline=None, max_examples=100)
-@given(st.sets(st.integers(1, COUNT)) | st.builds(lambda a, b: set(range(a, b)), *[st.integers(1, COUNT)] * 2))
+stretches = st.builds(lambda a, b: set(range(a, b)), *[st.integers(1, COUNT)] * 2)
+some_ids = st.sets(st.integers(1, COUNT))
+with_gaps = st.builds(set.difference, stretches, some_ids)
+
+
+@settings(deadline=None, max_examples=80)
+@given(some_ids | stretches | with_gaps)
+@example({1, 3})
+@example(set(range(1, COUNT, 3)))
+@example(set(range(1, COUNT)) - {7, 8, 150})
 def test_fetching_ids_gives_their_events_in_order(history: History, ids: set[int]) -> None:
     async def fetched() -> list[Event]:
         return [event async for page in query.fetch(history.stream, sorted(ids)) for event in page]

@@ -207,7 +207,7 @@ def test_an_event_is_described_in_the_order_of_its_fields(document: Schema) -> N
     [
         ("GET /events", {"kind", "source", "since", "until", "after", "before", "limit"}),
         ("GET /stream", {"kind", "source", "after", "named"}),
-        ("GET /verify", {"from", "to"}),
+        ("GET /verify", {"from", "to", "deep"}),
         ("GET /stats", set()),
     ],
 )

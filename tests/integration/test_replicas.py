@@ -105,6 +105,9 @@ def post_anew(server: ServerProcess, request: str) -> httpx.Response:
 def test_every_worker_takes_requests_and_all_write_one_chain(many: ServerProcess) -> None:
     workers = workers_of(many.pid)
     assert len(workers) == WORKERS
+    # One Valkey for all of them, where it is theirs; and nobody has children that are not known here.
+    assert len(valkeys_of(many.pid)) == ("embedded" in many.ready)
+    assert children(many.pid) == sorted(workers + valkeys_of(many.pid))
     receipts = []
     for number, worker in enumerate(workers):
         with alone(worker, workers):
@@ -113,14 +116,6 @@ def test_every_worker_takes_requests_and_all_write_one_chain(many: ServerProcess
         receipts.append(answer.json())
     assert [receipt["event_id"] for receipt in receipts] == [1, 2, 3]
     check_receipts(check_sound(*over(many)), receipts)
-
-
-@needs_linux
-def test_the_workers_share_one_valkey(tmp_path: Path) -> None:
-    with running_server("--workers", str(WORKERS), AUDIT_STREAM_DATA_DIR=str(tmp_path)) as server:
-        assert len(valkeys_of(server.pid)) == 1
-        assert children(server.pid) == sorted(workers_of(server.pid) + valkeys_of(server.pid))
-        assert all(children(worker) == [] for worker in workers_of(server.pid))
 
 
 @needs_linux
@@ -145,7 +140,7 @@ def test_a_killed_worker_is_replaced_and_no_answer_is_lost(many: ServerProcess) 
 
 
 @needs_linux
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("many", "sig"), [("embedded", signal.SIGTERM), ("given", signal.SIGINT)], indirect=["many"])
 def test_a_signal_to_the_parent_ends_every_process(many: ServerProcess, sig: signal.Signals) -> None:
     with endings(children(many.pid)) as ending:
         assert many.stop(sig, timeout=10) == 0
@@ -153,6 +148,7 @@ def test_a_signal_to_the_parent_ends_every_process(many: ServerProcess, sig: sig
 
 
 @needs_linux
+@pytest.mark.parametrize("many", ["given"], indirect=True)  # the next test has the embedded one
 def test_the_kill_of_the_parent_ends_every_process(many: ServerProcess) -> None:
     family = children(many.pid)
     assert len(family) >= WORKERS

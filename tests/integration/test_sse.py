@@ -34,9 +34,17 @@ def request(n: int = 0, **changes: object) -> dict[str, Any]:
     return {"kind": "other", "source": "gate", "payload": {"n": n}} | changes
 
 
+def append(server: ServerProcess, batch: list[dict[str, Any]]) -> str:
+    """Append as a producer should: told that the outcome is not known, it sends the same again under its key."""
+    key = {"Idempotency-Key": os.urandom(8).hex()}
+    while (response := server.post_batch(batch, **key)).status_code == 503:
+        pass
+    return response.raise_for_status().text
+
+
 def write(server: ServerProcess, count: int, **changes: object) -> list[str]:
     """Append `count` events; return each as JSON, as a frame must carry it."""
-    server.post_batch([request(n, **changes) for n in range(count)]).raise_for_status()
+    append(server, [request(n, **changes) for n in range(count)])
     return server.get(f"/events?limit={count}", Accept="application/x-ndjson").text.splitlines()
 
 
@@ -183,12 +191,12 @@ def test_filters_must_all_hold_in_the_replay_and_live(server: ServerProcess) -> 
             for stream, wanted in open_:
                 half = len(wanted) // 2
                 assert ids(await take(stream, half)) == wanted[:half]
-            await asyncio.to_thread(server.post_batch, batch)
+            await asyncio.to_thread(append, server, batch)
             for stream, wanted in open_:
                 half = len(wanted) // 2
                 assert ids(await take(stream, half)) == wanted[half:]
 
-    server.post_batch(batch).raise_for_status()
+    append(server, batch)
     run(test())
 
 
@@ -255,9 +263,7 @@ def test_from_every_position_of_a_run_nothing_is_missed_while_it_goes_on(server:
 
         subscribing = [asyncio.create_task(subscribe(0))]
         while len(receipts) < run_length + each:
-            receipt = await asyncio.to_thread(server.post, request())
-            assert receipt.status_code == 201
-            receipts.append(receipt.text)
+            receipts.append((await asyncio.to_thread(append, server, [request()]))[1:-1])
             if len(subscribing) < run_length:
                 subscribing.append(asyncio.create_task(subscribe(len(receipts))))
         for cursor, frames in enumerate(await asyncio.gather(*subscribing)):
@@ -298,7 +304,7 @@ def test_hopping_between_replicas_misses_nothing(redis_url: str, chain: str) -> 
 
         async def produce() -> None:
             for n in range(70):
-                await asyncio.to_thread((one, two)[n % 2].post_batch, [request(n)] * 3)
+                await asyncio.to_thread(append, (one, two)[n % 2], [request(n)] * 3)
 
         async def hop(step: int) -> list[Frame]:
             seen: list[Frame] = []
@@ -413,8 +419,7 @@ def test_a_slow_reader_holds_up_nobody_and_comes_back_for_what_it_missed(server:
 
             async def produce() -> None:
                 for _ in range(batches):
-                    response = await asyncio.to_thread(server.post_batch, [request(payload={"text": text})] * events)
-                    assert response.status_code == 201, response.text
+                    await asyncio.to_thread(append, server, [request(payload={"text": text})] * events)
 
             _, frames = await asyncio.gather(produce(), take(fast, total))
             assert ids(frames) == behind(0, total)

@@ -13,7 +13,6 @@ from datetime import datetime
 from typing import Any
 from zlib import crc32
 
-import rich_click as click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -134,7 +133,3 @@ def moment(event: Event, time_format: str) -> str:
 
 def payload(event: Event) -> str:
     return printable(json.dumps(event["payload"], ensure_ascii=False, separators=(", ", ": ")))
-
-
-def confirm(question: str) -> bool:
-    return click.confirm(question, err=True)
