@@ -102,6 +102,11 @@ class Appender:
         self._arrived.set()
         return await submission.settled
 
+    def believe(self, head: Head) -> None:
+        """Take note of a head seen elsewhere, so that the next batch is hashed onto it and no race is lost."""
+        if head.event_id > self._head.event_id:
+            self._head = head
+
     # --- batches
 
     async def _write_batches(self) -> None:
@@ -201,7 +206,7 @@ class Appender:
                         reply = await self._stream.append(
                             drafts,
                             hashes,
-                            believed=self._head.hash if offer else b"",
+                            believed=offer[0].prev_hash if offer else b"",
                             promised=self._promised,
                             token=token,
                             ttl_ms=self._ttl_ms,

@@ -8,10 +8,10 @@ moment of switching over at which an event could be missed or come twice.
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple
 
-from audit_stream.chain import Event
+from audit_stream.chain import Event, Head
 from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import is_readable, to_json
 from audit_stream.query import Filter, fetch, select
@@ -25,6 +25,8 @@ HEARTBEAT_S = 15.0
 BLOCK_S = 10.0
 RECONNECT_S = 0.1
 RETRY_MS = 2_000
+WAKE_S_PER_SUBSCRIBER = 50e-6
+"""Waking one costs about half of this, so that following never takes more than half of the process."""
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +62,13 @@ class View(NamedTuple):
 class Tail:
     """The newest events of one chain, for any number of subscribers. Start it with `async with`."""
 
-    def __init__(self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(
+        self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S, on_head: Callable[[Head], None] | None = None
+    ) -> None:
+        """`on_head` is told each new head that is seen."""
         self._stream = stream
         self._heartbeat_s = heartbeat_s
+        self._on_head = on_head
         self._events: list[Event] = []
         self._ids: list[int] = []
         self._frames: dict[int, Frame] = {}
@@ -78,6 +84,8 @@ class Tail:
         """How often Redis came back with less than it had."""
         self._closing = False
         self._news = asyncio.Event()
+        self._woken_at = 0.0
+        self._waking: asyncio.TimerHandle | None = None
         self._chunks: dict[tuple[int, View], tuple[int, bytes]] = {}
 
     async def __aenter__(self) -> "Tail":
@@ -141,7 +149,9 @@ class Tail:
         self.newest = self._ids[-1]
         if len(self._ids) > KEPT_EVENTS or self._size_bytes > KEPT_BYTES:
             self._forget()
-        self._wake()
+        if self._on_head:
+            self._on_head(Head(events[-1].event_id, events[-1].hash))
+        self._wake_in_time()
 
     def _forget(self) -> None:
         """Drop the older half, or as much more as brings the bytes below the limit."""
@@ -163,7 +173,22 @@ class Tail:
             self._beats += 1
             self._wake()
 
+    def _wake_in_time(self) -> None:
+        """Wake now, or a little later when many were woken a moment ago: they get more events at once."""
+        if self._waking:
+            return
+        loop = asyncio.get_running_loop()
+        due = self._woken_at + self.subscribers * WAKE_S_PER_SUBSCRIBER
+        if loop.time() >= due:
+            self._wake()
+        else:
+            self._waking = loop.call_at(due, self._wake)
+
     def _wake(self) -> None:
+        if self._waking:
+            self._waking.cancel()
+            self._waking = None
+        self._woken_at = asyncio.get_running_loop().time()
         self._chunks.clear()
         news, self._news = self._news, asyncio.Event()
         news.set()

@@ -64,7 +64,11 @@ class Proxy:
         if self._closed:
             client_out.transport.abort()
             return
-        redis_in, redis_out = await asyncio.open_unix_connection(self._path)
+        try:
+            redis_in, redis_out = await asyncio.open_unix_connection(self._path)
+        except OSError:  # Redis is away
+            client_out.transport.abort()
+            return
         drop_answer = asyncio.Event()
         pumps = (
             asyncio.create_task(self._requests(client_in, redis_out, drop_answer)),
