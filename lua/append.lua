@@ -7,11 +7,11 @@
   KEYS[3]  token   string: event_id of the first event of a batch hashed here (see `believed`)
   then for each event: its kind index, its source index, and its idempotency key where it has one
 
-  ARGV[1]  believed  hash of the head that the offered hashes were computed for;
-                     "" when the script is to hash every event itself
-  ARGV[2]  ttl       milliseconds to remember idempotency keys and the token for
-  ARGV[3]  promised  event_id up to which the caller has told producers that they are safe; 0 for none
-  ARGV[4]  its hash; "" for none
+  ARGV[1]  believed  event_id of the head that the offered hashes were computed for
+  ARGV[2]            its hash; "" when the script is to hash every event itself
+  ARGV[3]  promised  event_id of the newest event that the caller has told a producer is safe; 0 for none
+  ARGV[4]            its hash; "" for none
+  ARGV[5]  ttl       milliseconds to remember idempotency keys and the token for
   then for each event, seven arguments:
            timestamp kind source payload
            quoted    the source as a JSON string, where that is more than the source in quotes; else ""
@@ -35,10 +35,11 @@ local STRIDE = 7
 local CHECKED_BYTES = 4096
 
 local events, time, token = KEYS[1], KEYS[2], KEYS[3]
-local believed, ttl = ARGV[1], tonumber(ARGV[2])
+local believed_id, believed_hash = tonumber(ARGV[1]), ARGV[2]
 local promised_id, promised_hash = tonumber(ARGV[3]), ARGV[4]
-local scripted = believed == ''
-local ARGUMENTS = 4
+local ttl = tonumber(ARGV[5])
+local ARGUMENTS = 5
+local scripted = believed_hash == ''
 local count = (#ARGV - ARGUMENTS) / STRIDE
 
 local function number(n)
@@ -73,7 +74,7 @@ if scripted then
   if landed then
     return {'landed', tonumber(landed)}
   end
-elseif believed ~= head_hash then
+elseif believed_id ~= head_id or believed_hash ~= head_hash then
   return {'moved', head_id, head_hash}
 end
 

@@ -105,6 +105,7 @@ def start_server(*arguments: str, **settings: str) -> ServerProcess:
     watchdog.cancel()
     if "http://" not in ready:
         process.kill()
+        process.stdout.close()
         raise RuntimeError(f"the server did not start: it said {ready!r} and ended with {process.wait()}")
     url = next(word for word in ready.split() if word.startswith("http://"))
     return ServerProcess(process, url, ready)

@@ -23,7 +23,7 @@ from audit_stream.errors import AuditStreamError, ChainBroken, Pushback, Unreach
 from audit_stream.event import Draft
 from audit_stream.scripts import Appended, Landed, Moved, Seen
 from audit_stream.settings import FSYNC, Ack, Hashing
-from audit_stream.stream import NO_PROMISE, Stream
+from audit_stream.stream import NOTHING, Stream
 from audit_stream.submission import Batch, Receipt, Submission, key_conflict
 
 BATCH_EVENTS = 512
@@ -66,7 +66,7 @@ class Appender:
         self._arrived = asyncio.Event()
         self._closing = False
         self._head = START
-        self._promised = NO_PROMISE
+        self._promised = NOTHING
         """The newest event that a producer was told is on disk. A chain that ends before it has lost it."""
         # Read by /stats and /readyz.
         self.batches = 0
@@ -206,7 +206,7 @@ class Appender:
                         reply = await self._stream.append(
                             drafts,
                             hashes,
-                            believed=offer[0].prev_hash if offer else b"",
+                            believed=Head(offer[0].event_id - 1, offer[0].prev_hash) if offer else NOTHING,
                             promised=self._promised,
                             token=token,
                             ttl_ms=self._ttl_ms,

@@ -85,7 +85,7 @@ async def append(
     token_key: bytes,
     batch: Sequence[Linked],
     *,
-    believed: bytes,
+    believed: Head,
     promised: Head,
     ttl_ms: int,
     replicas: int = 0,
@@ -96,7 +96,7 @@ async def append(
     Loads the script when Redis does not know it (restart, failover, SCRIPT FLUSH). Raises what redis-py raises.
     """
     keys: list[bytes] = [events_key, time_key, token_key]
-    argv: list[bytes | int] = [believed, ttl_ms, *promised]
+    argv: list[bytes | int] = [*believed, *promised, ttl_ms]
     for event in batch:
         keys += (event.kind_key, event.source_key, event.once_key) if event.once_key else event[6:8]
         argv += event[:6]
@@ -122,12 +122,9 @@ async def append(
 async def _call(redis: Redis, command: tuple[Any, ...], wait: tuple[Any, ...] | None) -> tuple[Any, int]:
     if wait is None:
         return await redis.execute_command(*command), 0
-    # WAIT speaks of the writes of its own connection, and a pipeline keeps to one.
-    async with redis.pipeline(transaction=False) as pipeline:
-        pipeline.execute_command(*command)
-        pipeline.execute_command(*wait)
-        reply, held = await pipeline.execute()
-    return reply, held
+    # WAIT speaks of the writes of its own connection.
+    async with redis.client() as connection:
+        return await connection.execute_command(*command), await connection.execute_command(*wait)
 
 
 async def probe(redis: Redis) -> bool:

@@ -21,7 +21,8 @@ FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
 """Of an entry of the events stream, in this order."""
 
 
-NO_PROMISE = Head(0, b"")
+NOTHING = Head(0, b"")
+"""No belief, for the script to hash; no promise given yet."""
 
 
 class Keys(NamedTuple):
@@ -80,8 +81,8 @@ class End(NamedTuple):
     """The events behind the cursor that was asked about."""
     written: int
     """The highest event_id ever written; more than the head's when the end was cut."""
-    lengths: list[int]
-    """How many entries each of the indexes asked about holds; -1 for a key that is no stream."""
+    indexes: list[tuple[int, int]]
+    """Of each index asked about, its length and last event_id; (-1, 0) for a key that is no stream."""
 
 
 class Stream:
@@ -107,14 +108,14 @@ class Stream:
         drafts: Sequence[Draft],
         hashes: Sequence[bytes] | None,
         *,
-        believed: bytes,
-        promised: Head = NO_PROMISE,
+        believed: Head = NOTHING,
+        promised: Head = NOTHING,
         token: bytes,
         ttl_ms: int,
         replicas: int,
         replicas_timeout_ms: int,
     ) -> Appended | Moved | Seen | Landed:
-        """Link the drafts as one batch: with the offered hashes, or hashed by the script when there are none.
+        """Link the drafts as one batch: with hashes offered for the head `believed`, or hashed by the script.
 
         Refused with ChainBroken when the chain does not reach to `promised`, or holds another event there.
         """
@@ -181,21 +182,30 @@ class Stream:
         return _page(reply[0][1]) if reply else Page([], None)
 
     async def end(self, after: int, *, count: int, indexes: Sequence[bytes] = ()) -> End:
-        """Read up to `count` events behind `after`, the highest id ever written and lengths of indexes, in one step."""
+        """Read up to `count` events behind `after`, the highest id ever written and how indexes end, in one step."""
         with reaching():
             async with self._read.pipeline(transaction=True) as pipeline:
                 pipeline.execute_command("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
                 pipeline.xinfo_stream(self.keys.events)
                 for key in indexes:
                     pipeline.execute_command("XLEN", key)
-                entries, info, *lengths = await pipeline.execute(raise_on_error=False)
+                    pipeline.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1)
+                entries, info, *about = await pipeline.execute(raise_on_error=False)
             if isinstance(entries, ResponseError):
                 raise entries
         # Of a stream that is not there, XINFO is an error: then nothing was ever written.
         written = 0 if isinstance(info, ResponseError) else int(info["last-generated-id"].partition(b"-")[0])
-        return End(_page(entries), written, [-1 if isinstance(n, ResponseError) else n for n in lengths])
+        found = [(-1, 0) if isinstance(n, ResponseError) else (n, 0) for n in about[::2]]
+        for place, newest in enumerate(about[1::2]):
+            if newest and not isinstance(newest, ResponseError):
+                found[place] = (found[place][0], self._event_id(indexes[place], newest[0][0]))
+        return End(_page(entries), written, found)
 
     # --- indexes
+
+    def _event_id(self, key: bytes, entry_id: bytes) -> int:
+        ms_or_id, _, id_or_zero = entry_id.partition(b"-")
+        return int(id_or_zero if key == self.keys.time else ms_or_id)
 
     async def index(
         self, key: bytes, *, low: int, high: int | None, count: int, newest_first: bool = False

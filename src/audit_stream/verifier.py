@@ -123,13 +123,17 @@ class Walk:
         if end.written > head.event_id:
             reason = f"chain ends at event #{head.event_id}, but #{end.written} was written"
             return verdict._replace(valid=False, first_break_at=head.event_id + 1, reason=reason)
-        now = self._expected_lengths()
-        for key, length in zip(counts, end.lengths, strict=True):
-            if length != now[key] or self._deep:
-                found = await self._first_disagreement(key, head.event_id)
-                if found:
-                    at, reason = found
-                    return verdict._replace(valid=False, first_break_at=at, reason=reason)
+        expected = self._expected_lengths()
+        agree = {
+            key: length == expected[key] and last_id <= head.event_id
+            for key, (length, last_id) in zip(counts, end.indexes, strict=True)
+        }
+        if self._deep:
+            agree = dict.fromkeys([*agree, *await self._stream.index_keys()], False)
+        for key in [key for key, fine in agree.items() if not fine]:
+            if found := await self._first_disagreement(key, head.event_id):
+                at, reason = found
+                return verdict._replace(valid=False, first_break_at=at, reason=reason)
         return verdict
 
     def _expected_lengths(self) -> dict[bytes, int]:
@@ -142,7 +146,7 @@ class Walk:
     async def _first_disagreement(self, key: bytes, upto: int) -> tuple[int, str] | None:
         """Walk the chain and one index side by side. None when they agree after all."""
         name = key.decode(errors="replace")
-        in_chain, in_index = self._in_chain(key, upto), self._in_index(key, upto)
+        in_chain, in_index = self._in_chain(key, upto), self._in_index(key)
         while True:
             event_id = await anext(in_chain, None)
             try:
@@ -156,7 +160,13 @@ class Walk:
             if indexed is None or (event_id is not None and event_id < indexed):
                 assert event_id is not None
                 return event_id, f"index {name} lacks event #{event_id}"
+            if indexed > upto and await self._belongs(key, indexed):
+                return None  # appended while this was going on, and so is all that follows
             return indexed, f"index {name} holds #{indexed}, which does not belong there"
+
+    async def _belongs(self, key: bytes, event_id: int) -> bool:
+        event, keys = await self._stream.get(event_id), self._stream.keys
+        return event is not None and key in (keys.time, keys.kind(event.kind), keys.source(event.source))
 
     async def _in_chain(self, key: bytes, upto: int) -> AsyncIterator[int]:
         keys, pace, after = self._stream.keys, Pace(), 0
@@ -170,17 +180,16 @@ class Walk:
                     yield event.event_id
             after = events[-1].event_id
 
-    async def _in_index(self, key: bytes, upto: int) -> AsyncIterator[int]:
+    async def _in_index(self, key: bytes) -> AsyncIterator[int]:
         if key == self._stream.keys.time:
             at = b"0-0"
             while entries := await self._stream.time_index(at, count=INDEX_PAGE):
                 for _, event_id in entries:
-                    if event_id <= upto:
-                        yield event_id
+                    yield event_id
                 at = entries[-1][0]
         else:
             low = 0
-            while ids := await self._stream.index(key, low=low, high=upto, count=INDEX_PAGE):
+            while ids := await self._stream.index(key, low=low, high=None, count=INDEX_PAGE):
                 for event_id in ids:
                     yield event_id
                 low = ids[-1] + 1

@@ -2,6 +2,7 @@
 
 import pytest
 
+from audit_stream.chain import Head
 from audit_stream.errors import ChainBroken
 from audit_stream.query import Filter, select
 from audit_stream.settings import FSYNC, Ack
@@ -157,3 +158,11 @@ async def test_commit_time_does_not_run_back_when_the_clock_does(spine: Chain) -
         assert await stream.first_at(future_ms) == 1
         assert await stream.last_before(future_ms) is None
     await spine.stored()
+
+
+async def test_a_believed_head_of_another_id_is_no_head_even_under_the_same_hash(spine: Chain) -> None:
+    async with spine.replica() as replica:
+        (receipt,) = await replica.append([drafted("a")])
+        replica.believe(Head(7, receipt.event.hash))  # what a tail tells that has seen a tampered chain
+        (following,) = await replica.append([drafted("b")])
+    await spine.assert_is_made_of([receipt, following])

@@ -3,14 +3,14 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from litestar import Litestar, MediaType
+from litestar import Litestar, MediaType, Router
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from audit_stream import __version__
 from audit_stream.errors import Misconfigured
 from audit_stream.server.openapi import complete
-from audit_stream.server.problems import HANDLERS
+from audit_stream.server.problems import HANDLERS, in_json
 from audit_stream.server.routes import ROUTES
 from audit_stream.settings import Settings
 from audit_stream.spine import open_spine
@@ -35,7 +35,7 @@ def create_app(settings: Settings) -> Litestar:
             title="audit-stream",
             version=__version__,
             description="The shared, append-only, hash-chained spine of governance events.",
-            path="/schema",
+            openapi_router=Router("/schema", route_handlers=[], include_in_schema=False, after_request=in_json),
             render_plugins=[JsonRenderPlugin(path=["/", "/openapi.json"], media_type=MediaType.JSON)],
         ),
         logging_config=None,

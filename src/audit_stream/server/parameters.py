@@ -10,10 +10,13 @@ MAX_ID = 2**63 - 1
 
 
 def only(request: AnyRequest, known: Collection[str]) -> None:
-    """Raises Refused for a parameter that the route does not have."""
-    for name in request.query_params:
+    """Raises Refused for a parameter that the route does not have, or that comes twice."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
         if name not in known:
             raise Refused(f"{name}: no such parameter; there are {', '.join(known)}", field=name)
+        if names.count(name) > 1:
+            raise Refused(f"{name}: given more than once", field=name)
 
 
 def known_kind(kind: str | None, settings: Settings) -> str | None:

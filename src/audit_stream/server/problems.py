@@ -46,11 +46,19 @@ class OutOfRange(AuditStreamError):
     """A parameter is a number, but not one that is allowed."""
 
 
+class CursorAhead(AuditStreamError):
+    """The cursor is not from this chain, or the chain lost what it pointed at."""
+
+
 class Unsupported(AuditStreamError):
     """The body is of a media type that is not taken."""
 
 
-_HTTP_ONLY: dict[type[AuditStreamError], int] = {NotFound: 404, OutOfRange: 400, Unsupported: 415}
+_HTTP_ONLY: dict[type[AuditStreamError], int] = {NotFound: 404, OutOfRange: 400, CursorAhead: 409, Unsupported: 415}
+
+
+# Parameters that have another name in Python than on the wire.
+_SHOWN_AS = {"first": "from", "last": "to", "last_event_id": "Last-Event-ID"}
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response[bytes]:
@@ -58,7 +66,7 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None, **m
     return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
-def of_ours(_: AnyRequest, error: AuditStreamError) -> Response[bytes]:
+def of_ours(_: AnyRequest | None, error: AuditStreamError) -> Response[bytes]:
     status = _HTTP_ONLY.get(type(error)) or next(code for kind, code in _STATUS if isinstance(error, kind))
     more: dict[str, Any] = {}
     headers: dict[str, str] = {}
@@ -81,7 +89,8 @@ def of_litestar(_: AnyRequest, error: HTTPException) -> Response[bytes]:
         status = 422
         first = next((extra for extra in error.extra or () if isinstance(extra, dict)), None)
         if first:
-            field = str(first.get("key", ""))
+            name = str(first.get("key", ""))
+            field = _SHOWN_AS.get(name, name)
             detail = f"{field}: {first.get('message', detail)}"
     return problem(status, detail, dict(error.headers or {}), field=field)
 
@@ -89,6 +98,11 @@ def of_litestar(_: AnyRequest, error: HTTPException) -> Response[bytes]:
 def of_anything(request: AnyRequest, error: Exception) -> Response[bytes]:
     log.error("%s %s failed, and the fault is ours", request.method, request.url.path, exc_info=error)
     return problem(500, "the server failed to answer; its log says why")
+
+
+def in_json(response: Response[Any]) -> Response[Any]:
+    """Litestar's OpenAPI router has a page of its own for paths that are not there."""
+    return problem(404, "Not Found") if response.status_code == 404 else response
 
 
 HANDLERS: dict[type[Exception] | int, Any] = {

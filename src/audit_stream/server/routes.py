@@ -1,6 +1,7 @@
 """The routes, all of them, and what each is for."""
 
 from litestar import Response, get, post
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
 
 from audit_stream import __version__
@@ -46,7 +47,12 @@ async def healthz() -> StatusBody:
     return StatusBody("ok")
 
 
-@get("/readyz", tags=["meta"], summary="Readiness: the promise is kept", responses=problems(503))
+@get(
+    "/readyz",
+    tags=["meta"],
+    summary="Readiness: the promise is kept",
+    responses={200: ResponseSpec(StatusBody, description="Ready", generate_examples=False), **problems(503)},
+)
 async def readyz(request: AnyRequest) -> Response[StatusBody] | Response[bytes]:
     reasons = await not_ready(spine_of(request.app.state))
     if reasons:

@@ -8,10 +8,10 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
-from audit_stream.errors import ChainBroken, Refused, Unreachable
+from audit_stream.errors import Refused, Unreachable
 from audit_stream.server.openapi import After, Kind, Source, problems
 from audit_stream.server.parameters import cursor, known_kind, only
-from audit_stream.server.problems import AnyRequest
+from audit_stream.server.problems import AnyRequest, CursorAhead
 from audit_stream.spine import Spine, spine_of
 from audit_stream.tail import View
 
@@ -70,11 +70,8 @@ async def _start(spine: Spine, start: int | None) -> int:
             raise
         return start  # it may well be right; the stream waits for Redis
     if start is not None and start > head:
-        raise ChainBroken(
+        raise CursorAhead(
             f"the cursor #{start} is ahead of the chain, which ends at #{head}: it comes from another chain,"
-            " or events were lost",
-            at=head + 1,
-            expected=str(start),
-            found=str(head),
+            " or events were lost"
         )
     return head if start is None else start

@@ -10,10 +10,11 @@ from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import QueryParameter
 from litestar.response import Stream
 
+from audit_stream.errors import AuditStreamError
 from audit_stream.server.bodies import HeadBody, ProgressBody, VerdictBody
 from audit_stream.server.openapi import NDJSON, problems
 from audit_stream.server.parameters import MAX_ID, only
-from audit_stream.server.problems import AnyRequest, OutOfRange
+from audit_stream.server.problems import AnyRequest, OutOfRange, of_ours
 from audit_stream.spine import spine_of
 from audit_stream.verifier import Report, Walk
 
@@ -27,7 +28,7 @@ PROGRESS_S = 0.2
     description=(
         "Checks every link on the stored bytes, that the end was not cut off, and that the indexes agree."
         " Whoever asks at the same time shares one walk. Accept: application/x-ndjson reports progress line by"
-        " line; the last line is the verdict."
+        " line; the last line is the verdict, or the problem that kept it from being reached."
     ),
     responses={
         200: ResponseSpec(VerdictBody, description="The verdict, intact or broken", generate_examples=False),
@@ -48,6 +49,9 @@ async def verify_chain(
             raise OutOfRange(f"{name} must be an event_id, 1 or more")
     walk, task = spine_of(request.app.state).verifier.start(first, last, deep=deep)
     if NDJSON in request.headers.get("accept", ""):
+        done, _ = await asyncio.wait({task}, timeout=PROGRESS_S)
+        for early in done:
+            early.result()  # what is wrong with the request is an answer of its own, not a line in a stream
         return Stream(_progress(walk, task), media_type=NDJSON)
     # Shielded: whoever else waits for this walk is not cancelled with this request.
     return Response(msgspec.json.encode(as_body(await asyncio.shield(task))), media_type="application/json")
@@ -56,7 +60,11 @@ async def verify_chain(
 async def _progress(walk: Walk, task: "asyncio.Task[Report]") -> AsyncIterator[bytes]:
     while not (await asyncio.wait({task}, timeout=PROGRESS_S))[0]:
         yield msgspec.json.encode(ProgressBody(walk.checked, max(walk.expected, walk.checked))) + b"\n"
-    yield msgspec.json.encode(as_body(task.result())) + b"\n"
+    try:
+        last = msgspec.json.encode(as_body(task.result()))
+    except AuditStreamError as error:
+        last = of_ours(None, error).content
+    yield last + b"\n"
 
 
 def as_body(report: Report) -> VerdictBody:
