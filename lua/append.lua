@@ -11,7 +11,7 @@
   ARGV[2]            its hash; "" when the script is to hash every event itself
   ARGV[3]  promised  event_id of the newest event that the caller has told a producer is safe; 0 for none
   ARGV[4]            its hash; "" for none
-  ARGV[5]  ttl       milliseconds to remember idempotency keys and the token for
+  ARGV[5]  ttl       milliseconds to remember idempotency keys for
   then for each event, seven arguments:
            timestamp kind source payload
            quoted    the source as a JSON string, where that is more than the source in quotes; else ""
@@ -33,6 +33,8 @@ local GENESIS = string.rep('0', 64)
 local STRIDE = 7
 -- One hash of 4 KiB holds Redis up for 2 ms. A larger event is linked unchecked.
 local CHECKED_BYTES = 4096
+-- A caller asks about a lost reply for seconds; a command can be stuck in a stalled Redis for longer.
+local TOKEN_MS = 600000
 
 local events, time, token = KEYS[1], KEYS[2], KEYS[3]
 local believed_id, believed_hash = tonumber(ARGV[1]), ARGV[2]
@@ -181,7 +183,7 @@ for i = 1, count do
   end
 end
 if scripted then
-  redis.call('SET', token, number(batch[1].id), 'PX', ttl)
+  redis.call('SET', token, number(batch[1].id), 'PX', TOKEN_MS)
 end
 answer[3] = table.concat(refused, '; ')
 return answer

@@ -65,11 +65,11 @@ def _client(url: str, *, connections: int, socket_timeout: float | None, retry: 
             options["socket_keepalive"] = True
         client = Redis.from_pool(BlockingConnectionPool.from_url(url, **pooling, **options))
     for command in ("XRANGE", "XREVRANGE", "XREAD"):
-        client.set_response_callback(command, cast("Any", _as_it_came))
+        client.set_response_callback(command, cast("Any", as_it_came))
     return client
 
 
-def _as_it_came(reply: Any, **_options: Any) -> Any:
+def as_it_came(reply: Any, **_options: Any) -> Any:
     return reply
 
 
@@ -151,7 +151,7 @@ def _meaning(text: str) -> Exception:
         return ChainBroken(f"the chain is damaged: {rest}", at=numbers[0] if numbers else 0)
     if code == "HASHMISMATCH":
         return HashMismatch(f"Redis refused this replica's hash: {rest}; nothing was written")
-    if code == "WRONGTYPE":
+    if "WRONGTYPE" in text:  # Redis 6.2 puts words of its own in front of a script's error
         return ChainBroken("a key of the chain holds another type than a stream", at=0)
     # redis-py cuts the code off the errors it has a class for.
     for word, meaning in _NOT_NOW.items():

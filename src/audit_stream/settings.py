@@ -124,8 +124,10 @@ def _kinds(_name: str, text: str) -> tuple[str, ...]:
 
 def _ack(name: str, text: str) -> Ack:
     fsync, replicas = True, 0
-    for part in text.split(","):
-        part = part.strip()
+    parts = [part.strip() for part in text.split(",")]
+    if "fsync" in parts and "memory" in parts:
+        raise Misconfigured(f"{name}: {text!r} promises two things; use fsync or memory, and replicas=N on top")
+    for part in parts:
         if part in ("fsync", "memory"):
             fsync = part == "fsync"
         elif match := re.fullmatch(r"replicas=(\d{1,2})", part, re.ASCII):
@@ -178,5 +180,5 @@ VARIABLES: dict[str, Variable] = {
     ),
 }
 
-# The command line's, the tests', and what Kubernetes sets in every pod beside a service called audit-stream.
-_NOT_OURS = re.compile(r"AUDIT_STREAM_(URL|TEST_\w+|SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?)")
+# The command line's, the tests', and what Kubernetes sets in every pod beside a service called audit-stream….
+_NOT_OURS = re.compile(r"AUDIT_STREAM_(URL|TEST_\w+|(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?))")

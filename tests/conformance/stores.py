@@ -11,7 +11,7 @@ import redis
 
 from audit_stream.appender import Appender
 from audit_stream.chain import Event, verify
-from audit_stream.connection import Clients, connect
+from audit_stream.connection import Clients, as_it_came, connect
 from audit_stream.errors import Unreachable
 from audit_stream.event import Draft, PublishRequest, draft
 from audit_stream.kinds import BUILT_IN
@@ -45,7 +45,7 @@ def fake_store() -> Store:
     def client() -> Any:
         made: Any = fakeredis.FakeAsyncRedis(server=server, protocol=2)
         for command in ("XRANGE", "XREVRANGE", "XREAD"):
-            made.set_response_callback(command, lambda reply, **_: reply)
+            made.set_response_callback(command, as_it_came)
         return made
 
     return Store("fakeredis", lambda: Clients(client(), client(), client()), fakeredis.FakeRedis(server=server))
