@@ -1,7 +1,7 @@
 """The write side: POST /events and POST /events/batch.
 
-Both answer on ASGI itself, under Litestar's routing and error handling but without its Request and
-Response: on the one route that every producer waits for, those cost half of the throughput.
+Both answer on ASGI itself, without Litestar's Request and Response: on the routes that every producer
+waits for, those cost half of the throughput. See also express.py.
 """
 
 from collections.abc import Awaitable, Callable

@@ -8,6 +8,7 @@ from types import FrameType
 import uvicorn
 
 from audit_stream.server.app import create_app
+from audit_stream.server.express import Express
 from audit_stream.settings import Settings
 
 GRACE_S = 4
@@ -24,10 +25,11 @@ class Server(uvicorn.Server):
         self._on_started = on_started
         super().__init__(
             uvicorn.Config(
-                self._app,
+                Express(self._app),
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nothing here depends on who asks
                 ws="none",
                 http="httptools",
                 lifespan="on",
