@@ -1,8 +1,9 @@
 """Connections to Redis, every timeout explicit, and what their errors mean to us."""
 
+import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -139,6 +140,14 @@ def reaching() -> Iterator[None]:
         raise _meaning(str(error)) from error
     except (RedisError, OSError, TimeoutError) as error:
         raise Unreachable(f"Redis is away: {error or type(error).__name__}", in_doubt=True) from error
+
+
+@asynccontextmanager
+async def reading() -> AsyncIterator[None]:
+    """`reaching`, for what is answered within READ_TIMEOUT_S in all: waiting for a connection and its handshake too."""
+    with reaching():
+        async with asyncio.timeout(READ_TIMEOUT_S):
+            yield
 
 
 def _meaning(text: str) -> Exception:

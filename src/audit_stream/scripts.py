@@ -124,7 +124,8 @@ async def _call(redis: Redis, command: tuple[Any, ...], wait: tuple[Any, ...] | 
         return await redis.execute_command(*command), 0
     # WAIT speaks of the writes of its own connection.
     async with redis.client() as connection:
-        return await connection.execute_command(*command), await connection.execute_command(*wait)
+        reply = await connection.execute_command(*command)
+        return reply, await connection.execute_command(*wait) if reply[0] == b"appended" else 0
 
 
 async def probe(redis: Redis) -> bool:

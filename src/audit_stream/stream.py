@@ -12,7 +12,7 @@ from redis.exceptions import ResponseError, WatchError
 
 from audit_stream import scripts
 from audit_stream.chain import START, Event, Head, quoted
-from audit_stream.connection import Clients, connect, reaching
+from audit_stream.connection import READ_TIMEOUT_S, Clients, connect, reaching, reading
 from audit_stream.errors import ChainBroken
 from audit_stream.event import Draft, is_readable
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
@@ -147,7 +147,7 @@ class Stream:
 
     async def head(self) -> Head:
         """The newest event; START for an empty chain."""
-        with reaching():
+        async with reading():
             reply = await self._read.execute_command("XREVRANGE", self.keys.events, "+", "-", "COUNT", 1)
         events = _page(reply).unbroken()
         return Head(events[0].event_id, events[0].hash) if events else START
@@ -160,16 +160,15 @@ class Stream:
         """Up to `count` events in order, from the one behind the cursor `after` to `upto`."""
         # From the very first id behind event `after`, so that an entry squeezed in between is seen as well.
         start, end = b"(%d-0" % after, b"+" if upto is None else b"%d" % upto
-        with reaching():
+        async with reading():
             return _page(await self._read.execute_command("XRANGE", self.keys.events, start, end, "COUNT", count))
 
     async def pick(self, event_ids: Sequence[int]) -> list[Event]:
         """The events of these ids, in this order; one that is not there is left out."""
-        with reaching():
-            async with self._read.pipeline(transaction=False) as pipeline:
-                for event_id in event_ids:
-                    pipeline.execute_command("XRANGE", self.keys.events, b"%d-0" % event_id, b"%d-0" % event_id)
-                replies = await pipeline.execute()
+        async with reading(), self._read.pipeline(transaction=False) as pipeline:
+            for event_id in event_ids:
+                pipeline.execute_command("XRANGE", self.keys.events, b"%d-0" % event_id, b"%d-0" % event_id)
+            replies = await pipeline.execute()
         return [event for reply in replies for event in _page(reply).unbroken()]
 
     async def wait(self, after: bytes, *, count: int, block_s: float) -> Page:
@@ -183,7 +182,7 @@ class Stream:
 
     async def end(self, after: int, *, count: int, indexes: Sequence[bytes] = ()) -> End:
         """Read up to `count` events behind `after`, the highest id ever written and how indexes end, in one step."""
-        with reaching():
+        async with reading():
             async with self._read.pipeline(transaction=True) as pipeline:
                 pipeline.execute_command("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
                 pipeline.xinfo_stream(self.keys.events)
@@ -213,43 +212,41 @@ class Stream:
         """Up to `count` event_ids from the index at `key`, between `low` and `high`, both included."""
         first, last = b"%d" % max(low, 0), b"+" if high is None else b"%d" % max(high, 0)
         command, bounds = ("XREVRANGE", (last, first)) if newest_first else ("XRANGE", (first, last))
-        with reaching():
+        async with reading():
             reply = await self._read.execute_command(command, key, *bounds, "COUNT", count)
         return [int(entry_id.partition(b"-")[0]) for entry_id, _ in reply]
 
     async def in_index(self, key: bytes, event_ids: Sequence[int]) -> list[int]:
         """Those of the ids that the index at `key` holds."""
-        with reaching():
-            async with self._read.pipeline(transaction=False) as pipeline:
-                for event_id in event_ids:
-                    pipeline.execute_command("XRANGE", key, b"%d-0" % event_id, b"%d-0" % event_id)
-                replies = await pipeline.execute()
+        async with reading(), self._read.pipeline(transaction=False) as pipeline:
+            for event_id in event_ids:
+                pipeline.execute_command("XRANGE", key, b"%d-0" % event_id, b"%d-0" % event_id)
+            replies = await pipeline.execute()
         return [event_id for event_id, reply in zip(event_ids, replies, strict=True) if reply]
 
     async def lengths(self, keys: Sequence[bytes]) -> list[int]:
         """How many entries each of these streams holds, all read at once."""
-        with reaching():
-            async with self._read.pipeline(transaction=True) as pipeline:
-                for key in keys:
-                    pipeline.xlen(key)
-                return list(await pipeline.execute())
+        async with reading(), self._read.pipeline(transaction=True) as pipeline:
+            for key in keys:
+                pipeline.xlen(key)
+            return list(await pipeline.execute())
 
     async def first_at(self, ms: int) -> int | None:
         """The first event committed at or after this Unix time in milliseconds."""
-        with reaching():
+        async with reading():
             reply = await self._read.execute_command("XRANGE", self.keys.time, b"%d" % max(ms, 0), "+", "COUNT", 1)
         return int(reply[0][0].partition(b"-")[2]) if reply else None
 
     async def last_before(self, ms: int) -> int | None:
         """The last event committed before this Unix time in milliseconds."""
         bound = b"(%d-0" % max(ms, 1)
-        with reaching():
+        async with reading():
             reply = await self._read.execute_command("XREVRANGE", self.keys.time, bound, "-", "COUNT", 1)
         return int(reply[0][0].partition(b"-")[2]) if reply else None
 
     async def time_index(self, after: bytes, *, count: int) -> list[tuple[bytes, int]]:
         """Up to `count` (entry id, event_id) of the index by commit time, behind the entry `after`."""
-        with reaching():
+        async with reading():
             reply = await self._read.execute_command("XRANGE", self.keys.time, b"(" + after, "+", "COUNT", count)
         return [(entry_id, int(entry_id.partition(b"-")[2])) for entry_id, _ in reply]
 
@@ -266,7 +263,7 @@ class Stream:
     # --- the server behind it
 
     async def key_type(self) -> str:
-        with reaching():
+        async with reading():
             return _text(await self._read.type(self.keys.events))
 
     async def facts(self) -> dict[str, str]:
@@ -274,7 +271,7 @@ class Stream:
 
         A setting that this user may not read is left out.
         """
-        with reaching():
+        async with reading():
             info = await self._read.info()
             facts = {name: str(value) for name, value in info.items()}
             for setting in _SETTINGS:
@@ -287,13 +284,16 @@ class Stream:
 
     async def runs_scripts(self) -> bool:
         """Whether Redis runs our Lua and it computes SHA-256 right."""
-        with reaching():
+        async with reading():
             return await scripts.probe(self._read)
 
     async def replicas_hold(self, replicas: int, timeout_ms: int) -> int:
-        """How many replicas hold everything written on the write connection so far."""
+        """How many replicas hold everything that was written before this call."""
         with reaching():
-            return int(await self._write.execute_command("WAIT", replicas, timeout_ms))
+            async with asyncio.timeout(timeout_ms / 1000 + READ_TIMEOUT_S), self._write.client() as connection:
+                # WAIT speaks of the writes of its own connection; this one is behind all that count.
+                await connection.set(self.keys.batch(b"fence"), b"", px=60_000)
+                return int(await connection.execute_command("WAIT", replicas, timeout_ms))
 
     async def type_of(self, key: bytes) -> str:
         with reaching():

@@ -22,10 +22,9 @@ class Proxy:
         self._path: str = parse_url(redis_url)["path"]
         self._cuts: list[Cut] = []
         self._closed = self._close_after_cut = False
-        self.swallow_wait = False
-        """A WAIT on its own is never answered, as on a connection that died without a word."""
+        self.waits_answered: int | None = None
+        """After so many, a WAIT is never answered, as on a connection that died without a word. None: all are."""
         self.has_cut = threading.Event()
-        self.has_swallowed = threading.Event()
 
     def cut_next(self, *cuts: Cut, then_closed: bool = False) -> None:
         """Break the connections of the next appends; `then_closed`: and take no new ones until `open`."""
@@ -92,9 +91,10 @@ class Proxy:
                     self._cut()
                     return
                 drop_answer.set()
-            if self.swallow_wait and chunk.startswith(_WAIT):
-                self.has_swallowed.set()
-                continue
+            if self.waits_answered is not None and chunk.startswith(_WAIT):
+                self.waits_answered -= 1
+                if self.waits_answered < 0:
+                    continue
             to.write(chunk)
             await to.drain()
 

@@ -289,10 +289,13 @@ def test_a_promise_of_replicas_hides_no_other_reason(valkey: EmbeddedValkey) -> 
         assert "EVALSHA" not in answer.text
 
 
-def test_a_producer_hears_in_time_when_redis_dies_while_a_replay_waits_for_replicas(valkey: EmbeddedValkey) -> None:
+@pytest.mark.parametrize("waits_answered", [0, 1])
+def test_a_producer_hears_in_time_when_redis_dies_while_a_replay_waits_for_replicas(
+    valkey: EmbeddedValkey, waits_answered: int
+) -> None:
     with proxy_to(valkey.url) as proxy, server_on(proxy.url, AUDIT_STREAM_ACK="fsync,replicas=1") as server:
         check_pushback(append(server, "first"))
-        proxy.swallow_wait = True
+        proxy.waits_answered = waits_answered
         try:
             # No tighter than that: what fails here hangs for good.
             with httpx.Client(base_url=server.url, timeout=2 * HEARD_WITHIN_S, trust_env=False) as client:

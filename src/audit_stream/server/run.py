@@ -54,6 +54,7 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+        sock.listen()  # now, so that of two servers on one port the later one is told
     except OSError as error:
         sock.close()
         raise Misconfigured(
