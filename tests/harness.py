@@ -88,7 +88,7 @@ def clean_environ(**settings: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith("AUDIT_STREAM_") and name not in ("REDIS_URL", "HOST", "PORT")
+        if not name.startswith("AUDIT_STREAM_") and name not in ("REDIS_URL", "HOST", "PORT", "COLUMNS", "LINES")
     }
     return {**kept, "PYTHONPATH": str(ROOT / "src"), "PORT": "0", "PYTHONUNBUFFERED": "1", **settings}
 
