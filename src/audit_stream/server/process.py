@@ -1,12 +1,14 @@
 """One server process: uvicorn, made to stop while event streams are open."""
 
 import asyncio
+import gc
 import socket
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
 
+from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
 from audit_stream.server.express import Express
 from audit_stream.settings import Settings
@@ -31,7 +33,7 @@ class Server(uvicorn.Server):
                 server_header=False,
                 proxy_headers=False,  # nothing here depends on who asks
                 ws="none",
-                http="httptools",
+                http=OneWrite,
                 lifespan="on",
                 timeout_graceful_shutdown=GRACE_S,
             )
@@ -40,6 +42,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            # What was made so far stays for good: no collection need walk over it again.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(20_000, 20, 20)
             self._loop = asyncio.get_running_loop()
             self._on_started()
 
