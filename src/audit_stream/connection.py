@@ -138,6 +138,11 @@ def reaching() -> Iterator[None]:
         raise Unreachable(f"Redis refuses the user name or password: {error}") from error
     except ResponseError as error:
         raise _meaning(str(error)) from error
+    except RuntimeError as error:
+        # What uvloop raises for a write to a connection that the other side has just reset.
+        if "closed" not in str(error):
+            raise
+        raise Unreachable(f"Redis is away: {error}", in_doubt=True) from error
     except (RedisError, OSError, TimeoutError) as error:
         raise Unreachable(f"Redis is away: {error or type(error).__name__}", in_doubt=True) from error
 

@@ -40,7 +40,7 @@ async def open_spine(settings: Settings, redis_url: str) -> AsyncIterator[Spine]
             stream, hashing=settings.hashing, ack=settings.ack, idempotency_ttl=settings.idempotency_ttl
         )
         verifier = Verifier(stream)
-        async with appender, Tail(stream, on_head=appender.believe) as tail:
+        async with appender, Tail(stream) as tail:
             try:
                 yield Spine(settings, stream, appender, tail, verifier)
             finally:

@@ -176,7 +176,7 @@ class Stream:
         command = ("XREAD", "COUNT", count, "BLOCK", int(block_s * 1000), "STREAMS", self.keys.events, after)
         with reaching():
             # A half-open connection never answers; redis-py closes it when the wait is cancelled.
-            async with asyncio.timeout(block_s + 5):
+            async with asyncio.timeout(block_s + READ_TIMEOUT_S):
                 reply = await self._tail.execute_command(*command)
         return _page(reply[0][1]) if reply else Page([], None)
 

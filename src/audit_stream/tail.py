@@ -8,10 +8,10 @@ moment of switching over at which an event could be missed or come twice.
 import asyncio
 import logging
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from audit_stream.chain import Event, Head
+from audit_stream.chain import Event
 from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import is_readable, to_json
 from audit_stream.query import Filter, fetch, select
@@ -22,7 +22,7 @@ KEPT_BYTES = 16 * 1024 * 1024
 CHUNK_EVENTS = 256
 REPLAY_PAGE = 2_000
 HEARTBEAT_S = 15.0
-BLOCK_S = 10.0
+BLOCK_S = 2.0
 RECONNECT_S = 0.1
 RETRY_MS = 2_000
 WAKE_S_PER_SUBSCRIBER = 50e-6
@@ -62,13 +62,9 @@ class View(NamedTuple):
 class Tail:
     """The newest events of one chain, for any number of subscribers. Start it with `async with`."""
 
-    def __init__(
-        self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S, on_head: Callable[[Head], None] | None = None
-    ) -> None:
-        """`on_head` is told each new head that is seen."""
+    def __init__(self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._stream = stream
         self._heartbeat_s = heartbeat_s
-        self._on_head = on_head
         self._events: list[Event] = []
         self._ids: list[int] = []
         self._frames: dict[int, Frame] = {}
@@ -77,7 +73,10 @@ class Tail:
         self._floor = 0
         """Every event behind this id and up to `newest` is in `_events`."""
         self.newest = 0
+        self._newest_hash = b""
         self.subscribers = 0
+        self._followed = asyncio.Event()
+        """Set while there are any: reading for nobody would cost every append a tenth."""
         self.connected = False
         self._beats = 0
         self._lost = 0
@@ -89,7 +88,8 @@ class Tail:
         self._chunks: dict[tuple[int, View], tuple[int, bytes]] = {}
 
     async def __aenter__(self) -> "Tail":
-        self.newest = self._floor = (await self._stream.head()).event_id
+        self.newest, self._newest_hash = await self._stream.head()
+        self._floor = self.newest
         self.connected = True
         self._tasks = [asyncio.create_task(self._read(), name="tail"), asyncio.create_task(self._beat(), name="beat")]
         return self
@@ -108,16 +108,20 @@ class Tail:
     # --- the one reader
 
     async def _read(self) -> None:
-        at = b"%d-0" % self.newest
+        at, current = b"%d-0" % self.newest, True
         while True:
             try:
-                if not self.connected:
-                    at = await self._reconnect(at)
+                if not self._followed.is_set():
+                    await self._followed.wait()
+                    current = False
+                if not current:
+                    at = await self._catch_up(at)
+                    current = self.connected = True
                 page = await self._stream.wait(at, count=500, block_s=BLOCK_S)
             except Unreachable as error:
                 if self.connected:
                     log.warning("the live tail waits: %s", error)
-                self.connected = False
+                current = self.connected = False
                 await asyncio.sleep(RECONNECT_S)
                 continue
             except ChainBroken as error:
@@ -127,18 +131,28 @@ class Tail:
             at = page.last_entry or at
             self._publish(_shown(page))
 
-    async def _reconnect(self, at: bytes) -> bytes:
-        head = (await self._stream.head()).event_id
-        self.connected = True
-        if head >= self.newest:
+    async def _catch_up(self, at: bytes) -> bytes:
+        """Where to read on after a pause in which Redis was away, or nobody followed."""
+        head = await self._stream.head()
+        kept = head.event_id >= self.newest and await self._still_holds_newest()
+        if kept and head.event_id <= self.newest + KEPT_EVENTS:
             return at
-        # Redis came back with less than it had. Nobody may wait for ids that will be given out again.
-        log.error("the chain ends at event #%d, but #%d was seen here: open streams are closed", head, self.newest)
+        if not kept:
+            # Redis came back with less than it had. Nobody may wait for ids that are, or will be, given out again.
+            log.error("event #%d was seen here, and is not there any more: open streams are closed", self.newest)
+            self._lost += 1
         self._events, self._ids, self._frames, self._size_bytes = [], [], {}, 0
-        self.newest = self._floor = head
-        self._lost += 1
+        self.newest, self._newest_hash = head
+        self._floor = self.newest
         self._wake()
-        return b"%d-0" % head
+        return b"%d-0" % self.newest
+
+    async def _still_holds_newest(self) -> bool:
+        try:
+            event = await self._stream.get(self.newest) if self.newest else None
+        except ChainBroken:
+            return False
+        return self.newest == 0 or (event is not None and event.hash == self._newest_hash)
 
     def _publish(self, events: list[Event]) -> None:
         if not events:
@@ -146,11 +160,9 @@ class Tail:
         self._events += events
         self._ids += [event.event_id for event in events]
         self._size_bytes += sum(len(event.payload) for event in events)
-        self.newest = self._ids[-1]
+        self.newest, self._newest_hash = events[-1].event_id, events[-1].hash
         if len(self._ids) > KEPT_EVENTS or self._size_bytes > KEPT_BYTES:
             self._forget()
-        if self._on_head:
-            self._on_head(Head(events[-1].event_id, events[-1].hash))
         self._wake_in_time()
 
     def _forget(self) -> None:
@@ -204,6 +216,7 @@ class Tail:
         yield b"retry: %d\n: audit-stream\n\n" % RETRY_MS
         told, beats, lost, live = cursor, self._beats, self._lost, False
         self.subscribers += 1
+        self._followed.set()
         try:
             while not self._closing and lost == self._lost:
                 news = self._news
@@ -229,7 +242,6 @@ class Tail:
                         told, live = cursor, True
                         yield chunk
                 else:
-                    live = True
                     await news.wait()
                 if beats != self._beats:
                     beats = self._beats
@@ -239,6 +251,8 @@ class Tail:
                     told = cursor
         finally:
             self.subscribers -= 1
+            if not self.subscribers:
+                self._followed.clear()
 
     async def _replay(self, cursor: int, view: View) -> AsyncIterator[tuple[int, bytes]]:
         upto = self.newest

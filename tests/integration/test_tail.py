@@ -1,0 +1,120 @@
+"""The one reader of a replica: it sleeps while nobody follows, and knows a chain that was taken back."""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from audit_stream import tail as following
+from audit_stream.appender import Appender
+from audit_stream.errors import Unreachable
+from audit_stream.event import PublishRequest, draft
+from audit_stream.stream import Page, Stream
+from audit_stream.tail import Tail, View
+from tests.integration.sse_client import split
+
+KINDS = frozenset({"other"})
+
+
+class Watched(Stream):
+    """Counts what the tail asks, and can be cut off from it."""
+
+    asked = 0
+    away = False
+
+    def prepare(self) -> None:
+        self.refused = asyncio.Event()
+
+    async def wait(self, after: bytes, *, count: int, block_s: float) -> Page:
+        self.asked += 1
+        if self.away:
+            self.refused.set()
+            raise Unreachable("Redis is away", in_doubt=True)
+        return await super().wait(after, count=count, block_s=min(block_s, 0.05))
+
+
+def run(test: Coroutine[Any, Any, None]) -> None:
+    asyncio.run(asyncio.wait_for(test, 60))
+
+
+async def write(stream: Stream, *sources: str) -> None:
+    async with Appender(stream) as appender:
+        await appender.append([draft(PublishRequest("other", source), KINDS) for source in sources])
+
+
+async def read(frames: AsyncIterator[bytes], count: int) -> list[int | None]:
+    """The ids of the next `count` events."""
+    found: list[int | None] = []
+    async for chunk in frames:
+        found += [frame.id for frame in split(chunk)[0] if frame.data]
+        if len(found) >= count:
+            break
+    return found
+
+
+def test_nothing_is_read_while_nobody_follows_and_whoever_comes_gets_all(redis_url: str, chain: str) -> None:
+    async def test() -> None:
+        stream = Watched.at(redis_url, chain)
+        assert isinstance(stream, Watched)
+        async with Tail(stream) as tail:
+            for _ in range(3):
+                await write(stream, "a", "b")
+            assert (stream.asked, tail.newest) == (0, 0)
+            first = tail.follow(0, View())
+            assert await read(first, 6) == [1, 2, 3, 4, 5, 6]
+            await first.aclose()  # type: ignore[attr-defined]
+            await write(stream, "c")
+            assert await read(tail.follow(6, View()), 1) == [7]
+        await stream.close()
+
+    run(test())
+
+
+def test_after_a_long_pause_the_missed_events_are_replayed_from_the_chain(
+    redis_url: str, chain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "KEPT_EVENTS", 10)
+
+    async def test() -> None:
+        stream = Stream.at(redis_url, chain)
+        async with Tail(stream) as tail:
+            await write(stream, *"abcdefghijklmnop")
+            live = tail.follow(0, View())
+            assert await read(live, 16) == list(range(1, 17))
+            await write(stream, "q")
+            assert await read(live, 1) == [17]
+        await stream.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("written_anew", [1, 2, 5])
+def test_a_reader_is_sent_back_when_its_ids_were_given_out_again(redis_url: str, chain: str, written_anew: int) -> None:
+    """As after a failover to a replica that lacked the newest events, however many were appended since."""
+
+    async def test() -> None:
+        stream = Watched.at(redis_url, chain)
+        assert isinstance(stream, Watched)
+        stream.prepare()
+        raw = redis_py.Redis.from_url(redis_url)
+        async with Tail(stream) as tail:
+            await write(stream, "a", "b")
+            live = tail.follow(0, View())
+            assert await read(live, 2) == [1, 2]
+            stream.away = True
+            await stream.refused.wait()
+            raw.delete(*raw.keys(f"{{{chain}}}:*"))
+            await write(stream, *["other"] * written_anew)
+            stream.away = False
+            assert await read(live, 99) == []  # it ends
+            assert await read(tail.follow(0, View()), written_anew) == behind(written_anew)
+        raw.close()
+        await stream.close()
+
+    run(test())
+
+
+def behind(upto: int) -> list[int | None]:
+    return list(range(1, upto + 1))
