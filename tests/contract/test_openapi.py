@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from audit_stream.event import PublishRequest
+from audit_stream.event import MAX_KEY_LENGTH, PublishRequest
 from audit_stream.kinds import BUILT_IN
 from audit_stream.server.routes import ENDPOINTS
 from tests.harness import ServerProcess, running_server
@@ -179,6 +179,18 @@ def test_a_publish_request_is_described_as_the_decoder_takes_it(document: Schema
 def test_a_publish_request_allows_no_other_fields(document: Schema) -> None:
     described = document["components"]["schemas"]["PublishRequest"]
     assert described.get("additionalProperties") is False
+
+
+def test_what_makes_a_422_of_a_text_is_described(document: Schema) -> None:
+    fields = document["components"]["schemas"]["PublishRequest"]["properties"]
+    assert (fields["idempotency_key"]["minLength"], fields["idempotency_key"]["maxLength"]) == (1, MAX_KEY_LENGTH)
+    assert fields["timestamp"]["format"] == "date-time"
+    of = operations(document)
+    for name in ("since", "until"):
+        assert parameters(of["GET /events"])["query", name]["schema"]["format"] == "date-time"
+    for operation in ("GET /events", "GET /stream"):
+        assert parameters(of[operation])["query", "kind"]["schema"]["enum"] == [*BUILT_IN, "model_retired"]
+        assert parameters(of[operation])["query", "after"]["schema"]["minimum"] == 0
 
 
 def test_the_kinds_are_those_of_this_deployment(document: Schema) -> None:

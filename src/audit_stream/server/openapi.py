@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from litestar import Litestar
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIMediaType, OpenAPIType, Schema
+from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Schema
 from litestar.params import HeaderParameter, QueryParameter
 
 from audit_stream.event import MAX_KEY_LENGTH
@@ -59,15 +59,25 @@ def complete(app: Litestar, kinds: Sequence[str]) -> None:
     """Add what the types cannot say: this deployment's kinds, NDJSON, and bounds that are checked elsewhere."""
     document: Any = app.openapi_schema
     schemas, paths = document.components.schemas, document.paths
+    kind = Schema(type=OpenAPIType.STRING, enum=list(kinds))
     for name in ("PublishRequest", "EventBody"):
-        schemas[name].properties["kind"] = Schema(type=OpenAPIType.STRING, enum=list(kinds))
-    schemas["PublishRequest"].additional_properties = False
+        schemas[name].properties["kind"] = kind
+    request = schemas["PublishRequest"]
+    request.additional_properties = False
+    request.properties["timestamp"].format = OpenAPIFormat.DATE_TIME
+    request.properties["idempotency_key"].min_length = 1
+    request.properties["idempotency_key"].max_length = MAX_KEY_LENGTH
     paths["/events/batch"].post.request_body.content[NDJSON] = _lines("PublishRequest", "One event a line")
     for operation, line in ((paths["/events"].get, "EventBody"), (paths["/verify"].get, "ProgressBody")):
         operation.responses["200"].content[NDJSON] = _lines(line, "One object a line")
-        for parameter in operation.parameters:
+    for path in ("/events", "/stream", "/verify"):
+        for parameter in paths[path].get.parameters:
             if parameter.name in _BOUNDS:
                 parameter.schema.minimum, parameter.schema.maximum = _BOUNDS[parameter.name]
+            elif parameter.name == "kind":
+                parameter.schema = kind
+            elif parameter.name in ("since", "until"):
+                parameter.schema.format = OpenAPIFormat.DATE_TIME
 
 
 _BOUNDS = {"limit": (1, MAX_LIMIT), "after": (0, None), "before": (0, None), "from": (1, None), "to": (1, None)}
