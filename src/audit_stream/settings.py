@@ -180,5 +180,5 @@ VARIABLES: dict[str, Variable] = {
     ),
 }
 
-# The command line's, the tests', and what Kubernetes sets in every pod beside a service called audit-stream….
-_NOT_OURS = re.compile(r"AUDIT_STREAM_(URL|TEST_\w+|(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?))")
+# The clients', the tests', and what Kubernetes sets in every pod beside a service called audit-stream….
+_NOT_OURS = re.compile(r"AUDIT_STREAM_(URL|TOKEN|TEST_\w+|(\w+_)?(SERVICE_(HOST|PORT)\w*|PORT(_\d+_\w+)?))")

@@ -142,6 +142,7 @@ def test_a_variable_of_our_prefix_that_nobody_knows_is_refused(name: str) -> Non
         "AUDIT_STREAM_PORT_8093_TCP_PROTO",
         # The command line's, the tests', and other people's.
         "AUDIT_STREAM_URL",
+        "AUDIT_STREAM_TOKEN",
         "AUDIT_STREAM_TEST_REDIS_URL",
         "AUDITOR",
         "PATH",

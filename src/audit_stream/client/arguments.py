@@ -1,0 +1,47 @@
+"""What a client is made with, checked before anything is opened. Everything here raises Misconfigured."""
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import httpx
+
+from audit_stream.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from audit_stream.client.spool import Spool
+
+DEFAULT_URL = "http://127.0.0.1:8093"
+
+
+def address_of(url: str | None) -> str:
+    """The server's address without a slash at its end; AUDIT_STREAM_URL when none is given."""
+    url = url or os.environ.get("AUDIT_STREAM_URL") or DEFAULT_URL
+    wanted = f"write it like {DEFAULT_URL}"
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise Misconfigured(f"url: no address of a server; {wanted}") from error
+    if address.userinfo:
+        raise Misconfigured("url: it holds a password, which addresses do not keep to themselves; use token")
+    if address.scheme not in ("http", "https") or not address.host:
+        raise Misconfigured(f"url: {url!r} is no address of a server; {wanted}")
+    return url.rstrip("/")
+
+
+def authorization_of(token: str | None) -> dict[str, str]:
+    """The header that carries the token; AUDIT_STREAM_TOKEN when none is given."""
+    token = (token or os.environ.get("AUDIT_STREAM_TOKEN") or "").strip()
+    if not re.fullmatch(r"[\x21-\x7e]*", token):
+        raise Misconfigured("token: it holds characters that no token has; visible ASCII is what a header can carry")
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def spool_at(path: str | os.PathLike[str] | None) -> "Spool | None":
+    if path is None:
+        return None
+    try:
+        from audit_stream.client.spool import Spool
+    except ModuleNotFoundError as error:
+        raise Misconfigured("spool: this system has no file locks of the kind that it needs (fcntl)") from error
+    return Spool(path)

@@ -1,0 +1,79 @@
+"""Following live through lost connections and restarts: no event is left out, none comes twice."""
+
+import logging
+from collections.abc import AsyncGenerator, Mapping
+
+import httpx
+import msgspec
+
+from audit_stream.client.http import Backoff, Http, retry_after_s
+from audit_stream.client.models import Event
+from audit_stream.client.sse import Frame, Parser
+from audit_stream.client.wire import Incoming, Request
+from audit_stream.errors import AuditStreamError, Pushback, Refused, Unreachable
+
+# A silent stream carries a sign of life every 15 s.
+SILENCE_S = 40.0
+LONGEST_PAUSE_S = 30.0
+
+log = logging.getLogger("audit_stream.client")
+_event = msgspec.json.Decoder(Event)
+
+
+async def follow(http: Http, filters: Mapping[str, str], cursor: int) -> AsyncGenerator[Event, None]:
+    """Yield every event behind `cursor`. Never ends by itself; raises Refused, ChainBroken."""
+    backoff = Backoff(None, longest_s=LONGEST_PAUSE_S)
+    while True:
+        at_least_s = 0.0
+        parser = Parser()
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", "Last-Event-ID": str(cursor)}
+        request = Request("GET", "stream", filters, headers, read_timeout_s=SILENCE_S)
+        try:
+            async with http.wire.open(request) as incoming:
+                await _raise_unless_a_stream(http, request, incoming)
+                async for chunk in incoming.chunks:
+                    backoff = Backoff(None, longest_s=LONGEST_PAUSE_S)
+                    for frame in parser.feed(chunk):
+                        event_id = _number(frame.event_id)
+                        if event_id > cursor:
+                            event = _decode(http, frame)
+                            # Moved along first: whoever takes the event may never come back for the next.
+                            cursor = event_id
+                            yield event
+                    # A filtered stream tells how far it has looked.
+                    cursor = max(cursor, _number(parser.last_id))
+            reason = "the server ended the stream"
+        except httpx.TransportError as error:
+            reason = str(http.lost(error))
+        except (Unreachable, Pushback) as failure:
+            reason, at_least_s = str(failure), retry_after_s(failure)
+        if parser.retry_ms is not None:
+            at_least_s = max(at_least_s, min(parser.retry_ms / 1000, LONGEST_PAUSE_S) / 2)
+        pause_s = backoff.pause_s(at_least_s=at_least_s) or 0
+        log.info("%s; following again behind event #%d in %.1f s", reason, cursor, pause_s)
+        await http.wire.sleep(pause_s)
+
+
+async def _raise_unless_a_stream(http: Http, request: Request, incoming: Incoming) -> None:
+    if incoming.status == 200 and incoming.headers.get("content-type", "").startswith("text/event-stream"):
+        return
+    answer = await http.read(incoming)
+    if answer.is_success:
+        raise Refused(f"{http.server}/stream is no event stream: is it an audit-stream server?")
+    error: AuditStreamError = http.error(answer, request)
+    raise error
+
+
+def _decode(http: Http, frame: Frame) -> Event:
+    try:
+        return _event.decode(frame.data)
+    except msgspec.DecodeError as error:
+        raise Refused(f"{http.server}/stream carries what is no event: {error}") from error
+
+
+def _number(event_id: bytes) -> int:
+    if not event_id:
+        return 0
+    if not event_id.isdigit():
+        raise Refused(f"the stream carries the id {event_id[:40]!r}, which is no event_id")
+    return int(event_id)
