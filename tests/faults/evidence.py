@@ -17,11 +17,11 @@ from tests.faults.load import Answer
 FIELDS = (b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash")
 
 
-def stored(redis_url: str, chain: str) -> list[Event]:
-    """Every entry of the chain's stream, in its order."""
+def stored(redis_url: str, chain: str, *, after: int = 0) -> list[Event]:
+    """Every entry of the chain's stream behind event `after`, in its order."""
     events: list[Event] = []
     with redis.Redis.from_url(redis_url) as client:
-        start = "-"
+        start = f"({after}-0"
         while entries := client.xrange(f"{{{chain}}}:events", start, "+", count=2000):
             for entry_id, fields in entries:
                 number, _, sequence = entry_id.partition(b"-")

@@ -44,6 +44,8 @@ class Spec(msgspec.Struct, kw_only=True):
     events: int | None = None
     """None: until its standard input is closed."""
     tasks: int = 8
+    largest: int = 40
+    """Events in the largest batch."""
     think_s: float = 0
     """Each task's pause between two requests: leaves the processors to whoever is being started."""
     urls: list[str] = []
@@ -73,7 +75,7 @@ def plan(spec: Spec) -> Iterator[tuple[str, list[Body]]]:
     for number in itertools.count(1):
         if left == 0:
             return
-        size = 1 if rng.random() < 0.6 else rng.randint(2, 40)
+        size = 1 if rng.random() < 0.6 else rng.randint(2, spec.largest)
         if left is not None:
             size = min(size, left)
             left -= size
@@ -238,6 +240,11 @@ class Load:
                 f"{len(self._answers)} answers, but not {target}"
             )
 
+    def answers(self) -> list[Answer]:
+        """All that was answered until now."""
+        with self._news:
+            return list(self._answers)
+
     def finish(self) -> list[Answer]:
         """Let every producer get its last answer; return all the answers."""
         for process in self._processes:
@@ -245,7 +252,7 @@ class Load:
             process.stdin.close()
         for process, reader in zip(self._processes, self._readers, strict=True):
             reader.join(PATIENCE_S)
-            assert process.wait(PATIENCE_S) == 0
+            assert process.wait(PATIENCE_S) == 0, "a producer gave up: its standard error says what it was answered"
         return self._answers
 
 

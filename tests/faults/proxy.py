@@ -1,4 +1,4 @@
-"""A TCP proxy in front of a Redis on a unix socket, which breaks connections at a chosen moment."""
+"""A TCP proxy in front of a Redis, which breaks connections, or only their words, at a chosen moment."""
 
 import asyncio
 import threading
@@ -11,20 +11,43 @@ from redis.connection import parse_url
 # before  the append never reaches Redis
 # after   Redis does what it was asked, and its answer is thrown away
 Cut = Literal["before", "after"]
+# What is dropped without a word, as by a firewall that forgot the connection. `answers`: those on connections
+# that append or follow, so that nobody hears of a write; a server may still ask where the chain ends.
+Hush = Literal["nothing", "answers", "all"]
 _APPEND = b"EVALSHA"
+_FOLLOW = b"XREAD"
 _WAIT = b"*3\r\n$4\r\nWAIT\r\n"
+
+
+class _Link:
+    """One connection through the proxy. Once hushed it stays so: TCP never loses a part from the middle."""
+
+    def __init__(self, hush: Hush) -> None:
+        self.hush = hush
+        self.hears_of_writes = False
+        self.drop_answer = False
 
 
 class Proxy:
     """Passes bytes on, until it is told to break something."""
 
     def __init__(self, redis_url: str) -> None:
-        self._path: str = parse_url(redis_url)["path"]
         self._cuts: list[Cut] = []
         self._closed = self._close_after_cut = False
+        self._links: set[_Link] = set()
+        self._hush_new: Hush = "nothing"
+        self.delay_s = 0.0
+        """How late each answer is."""
         self.waits_answered: int | None = None
         """After so many, a WAIT is never answered, as on a connection that died without a word. None: all are."""
         self.has_cut = threading.Event()
+        self.has_dropped = threading.Event()
+        """An append was dropped without a word."""
+        self.redirect(redis_url)
+
+    def redirect(self, redis_url: str) -> None:
+        """From now on connect to another Redis; the connections that are open stay where they are."""
+        self._target = parse_url(redis_url)
 
     def cut_next(self, *cuts: Cut, then_closed: bool = False) -> None:
         """Break the connections of the next appends; `then_closed`: and take no new ones until `open`."""
@@ -34,6 +57,23 @@ class Proxy:
 
     def open(self) -> None:
         self._closed = False
+
+    def hush(self, what: Hush, *, new: bool) -> None:
+        """Drop it on every connection that is open, for good, and with `new` on those opened before `speak`.
+
+        Returns when it is so: what comes from now on is dropped.
+        """
+
+        async def hush() -> None:
+            self.has_dropped.clear()
+            self._hush_new = what if new else "nothing"
+            for link in self._links:
+                link.hush = what
+
+        asyncio.run_coroutine_threadsafe(hush(), self._loop).result(10)
+
+    def speak(self) -> None:
+        self._hush_new = "nothing"
 
     @property
     def url(self) -> str:
@@ -59,38 +99,48 @@ class Proxy:
         await self._stop.wait()
         server.close()  # and when the loop ends, it cancels the connections that are open
 
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if path := self._target.get("path"):
+            return await asyncio.open_unix_connection(path)
+        return await asyncio.open_connection(self._target["host"], self._target["port"])
+
     async def _take(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
         if self._closed:
             client_out.transport.abort()
             return
         try:
-            redis_in, redis_out = await asyncio.open_unix_connection(self._path)
+            redis_in, redis_out = await self._reach()
         except OSError:  # Redis is away
             client_out.transport.abort()
             return
-        drop_answer = asyncio.Event()
+        link = _Link(self._hush_new)
+        self._links.add(link)
         pumps = (
-            asyncio.create_task(self._requests(client_in, redis_out, drop_answer)),
-            asyncio.create_task(self._answers(redis_in, client_out, drop_answer)),
+            asyncio.create_task(self._requests(client_in, redis_out, link)),
+            asyncio.create_task(self._answers(redis_in, client_out, link)),
         )
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._links.discard(link)
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
             for out in (client_out, redis_out):
                 out.transport.abort()
 
-    async def _requests(
-        self, from_: asyncio.StreamReader, to: asyncio.StreamWriter, drop_answer: asyncio.Event
-    ) -> None:
+    async def _requests(self, from_: asyncio.StreamReader, to: asyncio.StreamWriter, link: _Link) -> None:
         while chunk := await from_.read(65536):
+            link.hears_of_writes |= _APPEND in chunk or _FOLLOW in chunk
+            if link.hush == "all":
+                if _APPEND in chunk:
+                    self.has_dropped.set()
+                continue
             if self._cuts and _APPEND in chunk:
                 if self._cuts.pop(0) == "before":
                     self._cut()
                     return
-                drop_answer.set()
+                link.drop_answer = True
             if self.waits_answered is not None and chunk.startswith(_WAIT):
                 self.waits_answered -= 1
                 if self.waits_answered < 0:
@@ -98,11 +148,15 @@ class Proxy:
             to.write(chunk)
             await to.drain()
 
-    async def _answers(self, from_: asyncio.StreamReader, to: asyncio.StreamWriter, drop_answer: asyncio.Event) -> None:
+    async def _answers(self, from_: asyncio.StreamReader, to: asyncio.StreamWriter, link: _Link) -> None:
         while chunk := await from_.read(65536):
-            if drop_answer.is_set():
+            if self.delay_s:
+                await asyncio.sleep(self.delay_s)
+            if link.drop_answer:
                 self._cut()
                 return
+            if link.hush == "all" or (link.hush == "answers" and link.hears_of_writes):
+                continue
             to.write(chunk)
             await to.drain()
 
