@@ -72,11 +72,11 @@ class Walk:
                 if page.events and not page.foreign:
                     # Redis reads the next page while this one is hashed.
                     reading = asyncio.create_task(self._page(page.events[-1].event_id, pace))
+                    await asyncio.sleep(0)  # now the question is on its way
                 verdict = self._check(page, head)
                 head = verdict.head
                 if not verdict.valid or not page.events:
                     return verdict
-                await asyncio.sleep(0)
         finally:
             reading.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
