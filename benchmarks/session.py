@@ -20,7 +20,9 @@ class Scale(NamedTuple):
     subscribers: int = 1000
     burst_events: int = 50
     flat_out_posts: int = 1000
-    """Appended as fast as it goes while all subscribers read along."""
+    """Appended as fast as it goes while all subscribers read along: a burst, which they may get a moment later."""
+    sustained_posts: int = 5000
+    """The same for so long that they have to keep pace."""
     lookups: int = 500
     """Of each kind in a round of the rows on a long chain."""
 
@@ -34,6 +36,7 @@ QUICK = Scale(
     subscribers=20,
     burst_events=20,
     flat_out_posts=100,
+    sustained_posts=200,
     lookups=50,
 )
 

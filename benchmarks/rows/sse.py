@@ -40,6 +40,7 @@ def against_reference(session: Session) -> list[Line]:
             {
                 "alone": lambda: _flat_out(unheard, scale.flat_out_posts),
                 "heard": lambda: crowds["ours"].flat_out(scale.flat_out_posts),
+                "heard for long": lambda: crowds["ours"].flat_out(scale.sustained_posts),
             }
         )
         counted, theirs = crowds["ours"].counts, crowds["reference"]
@@ -58,7 +59,7 @@ def against_reference(session: Session) -> list[Line]:
         ),
         Line(f"{row}: p99 from 201 to arrival", "ms", delays["ours"], "reference", delays["reference"]),
         Line(
-            f"{row}: appends meanwhile",
+            f"{row}: {scale.flat_out_posts:,} appends meanwhile",
             "requests/s",
             rates(appends["heard"]),
             "ours without subscribers",
@@ -66,6 +67,16 @@ def against_reference(session: Session) -> list[Line]:
             Target("≥", 0.5),
             busy(appends["heard"]),
             f"{CONNECTIONS} connections, flat out; the reference meanwhile {in_reference.rate:,.0f}/s",
+        ),
+        Line(
+            f"{row}: {scale.sustained_posts:,} appends meanwhile",
+            "requests/s",
+            rates(appends["heard for long"]),
+            "ours without subscribers",
+            rates(appends["alone"]),
+            None,
+            busy(appends["heard for long"]),
+            "no more than the sockets take: every append is a thousand frames, half a megabyte",
         ),
         Line(
             f"{row}: lost or repeated",

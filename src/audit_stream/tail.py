@@ -25,8 +25,11 @@ HEARTBEAT_S = 15.0
 BLOCK_S = 2.0
 RECONNECT_S = 0.1
 RETRY_MS = 2_000
-WAKE_S_PER_SUBSCRIBER = 50e-6
-"""Waking one costs about half of this, so that following never takes more than half of the process."""
+WAKE_S = 50e-6
+FRAME_S = 0.8e-6
+"""Twice what it costs to wake a subscriber, and to send it one frame: following takes half of the process at most."""
+LATEST_S = 0.5
+"""A subscriber is told this late at the latest, however many they are and however much is appended."""
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +87,8 @@ class Tail:
         self._closing = False
         self._news = asyncio.Event()
         self._woken_at = 0.0
+        self._told = 0
+        """The newest event when subscribers were last woken."""
         self._waking: asyncio.TimerHandle | None = None
         self._chunks: dict[tuple[int, View], tuple[int, bytes]] = {}
 
@@ -186,21 +191,24 @@ class Tail:
             self._wake()
 
     def _wake_in_time(self) -> None:
-        """Wake now, or a little later when many were woken a moment ago: they get more events at once."""
-        if self._waking:
-            return
+        """Wake now; or later, when many were woken a moment ago: they get more at once, and appends go first."""
+        if self._waking is None:
+            self._wake_when_due()
+
+    def _wake_when_due(self) -> None:
         loop = asyncio.get_running_loop()
-        due = self._woken_at + self.subscribers * WAKE_S_PER_SUBSCRIBER
+        share_s = WAKE_S + FRAME_S * (self.newest - self._told)
+        due = self._woken_at + min(self.subscribers * share_s, LATEST_S)
         if loop.time() >= due:
             self._wake()
         else:
-            self._waking = loop.call_at(due, self._wake)
+            self._waking = loop.call_at(due, self._wake_when_due)
 
     def _wake(self) -> None:
         if self._waking:
             self._waking.cancel()
             self._waking = None
-        self._woken_at = asyncio.get_running_loop().time()
+        self._woken_at, self._told = asyncio.get_running_loop().time(), self.newest
         self._chunks.clear()
         news, self._news = self._news, asyncio.Event()
         news.set()
