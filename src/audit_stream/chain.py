@@ -72,20 +72,13 @@ def link_hash(event_id: int, timestamp: bytes, kind: bytes, source: bytes, paylo
     """
     if b'"' in timestamp or b"\\" in timestamp:
         raise ValueError(f"a timestamp needs no escapes: {timestamp!r}")
-    preimage = b"".join(
-        (
-            b'{"event_id":%d,"kind":' % event_id,
-            quoted(kind),
-            b',"payload":',
-            payload,
-            b',"prev_hash":"',
-            prev,
-            b'","source":',
-            quoted(source),
-            b',"timestamp":"',
-            timestamp,
-            b'"}',
-        )
+    preimage = b'{"event_id":%d,"kind":%b,"payload":%b,"prev_hash":"%b","source":%b,"timestamp":"%b"}' % (
+        event_id,
+        quoted(kind),
+        payload,
+        prev,
+        quoted(source),
+        timestamp,
     )
     return sha256(preimage).hexdigest().encode()
 

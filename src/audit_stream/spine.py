@@ -64,7 +64,7 @@ async def check(stream: Stream, settings: Settings) -> dict[str, str]:
             )
         )
     key = stream.keys.events.decode()
-    if (kind := await stream.key_type()) not in ("none", "stream"):
+    if (kind := await stream.type_of(stream.keys.events)) not in ("none", "stream"):
         raise Misconfigured(
             f"key {key} is a {kind}, not a stream: choose another AUDIT_STREAM_CHAIN, or remove the key"
         )

@@ -262,10 +262,6 @@ class Stream:
 
     # --- the server behind it
 
-    async def key_type(self) -> str:
-        async with reading():
-            return _text(await self._read.type(self.keys.events))
-
     async def facts(self) -> dict[str, str]:
         """What the Redis says of itself: INFO, and those settings that a promise depends on.
 
@@ -296,7 +292,8 @@ class Stream:
                 return int(await connection.execute_command("WAIT", replicas, timeout_ms))
 
     async def type_of(self, key: bytes) -> str:
-        with reaching():
+        """What Redis holds at the key: stream, string, none …"""
+        async with reading():
             return _text(await self._read.type(key))
 
     async def now_ms(self) -> int:
@@ -386,6 +383,9 @@ def _literally(pattern: bytes) -> bytes:
     return b"".join(b"\\" + bytes([c]) if c in b"*?[]\\" else bytes([c]) for c in pattern)
 
 
+_new = tuple.__new__  # a NamedTuple's own constructor is Python, and takes as long as half of this loop
+
+
 def _page(entries: list[Any]) -> Page:
     events: list[Event] = []
     for entry_id, fields in entries:
@@ -394,5 +394,5 @@ def _page(entries: list[Any]) -> Page:
             what = "its fields are not an event's" if sequence == b"0" else "its id is not an event's"
             foreign = ChainBroken(f"entry {entry_id.decode()} is not an event: {what}", at=int(number))
             return Page(events, foreign, entry_id)
-        events.append(Event(int(number), *fields[1::2]))
+        events.append(_new(Event, (int(number), *fields[1::2])))
     return Page(events, None, entries[-1][0] if entries else b"")

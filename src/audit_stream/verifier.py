@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from operator import itemgetter
 from time import monotonic
 from typing import Literal, NamedTuple
@@ -15,6 +15,7 @@ from audit_stream.stream import Page, Stream
 
 LAST_STRETCH = 2_000
 INDEX_PAGE = 5_000
+PART_EVENTS = 250
 
 
 Indexes = Literal["agree", "disagree", "not checked"]
@@ -72,10 +73,13 @@ class Walk:
                 if page.events and not page.foreign:
                     # Redis reads the next page while this one is hashed.
                     reading = asyncio.create_task(self._page(page.events[-1].event_id, pace))
-                    await asyncio.sleep(0)  # now the question is on its way
-                verdict = self._check(page, head)
-                head = verdict.head
-                if not verdict.valid or not page.events:
+                for part in _in_parts(page):
+                    await asyncio.sleep(0)
+                    verdict = self._check(part, head)
+                    head = verdict.head
+                    if not verdict.valid:
+                        return verdict
+                if not page.events:
                     return verdict
         finally:
             reading.cancel()
@@ -193,6 +197,17 @@ class Walk:
                 for event_id in ids:
                     yield event_id
                 low = ids[-1] + 1
+
+
+def _in_parts(page: Page) -> Iterator[Page]:
+    """Parts of about a millisecond's work: in between the next page comes in, and producers are answered."""
+    if len(page.events) <= PART_EVENTS:
+        yield page
+        return
+    starts = range(0, len(page.events), PART_EVENTS)
+    for start in starts:
+        foreign = page.foreign if start == starts[-1] else None
+        yield Page(page.events[start : start + PART_EVENTS], foreign)
 
 
 class Verifier:

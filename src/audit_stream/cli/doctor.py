@@ -151,7 +151,7 @@ async def _chain(stream: "Stream") -> list[Check]:
         mend = "Allow this user EVAL, EVALSHA and the commands in append.lua."
         checks.append(Check("scripts", "refused", False, "run", str(error), mend))
     try:
-        kind = await stream.key_type()
+        kind = await stream.type_of(stream.keys.events)
         if kind not in ("none", "stream"):
             mend = "Choose another chain with AUDIT_STREAM_CHAIN, or remove the key."
             return [*checks, Check(key, f"a {kind}", False, "a stream", "it is not a chain", mend)]
