@@ -50,7 +50,7 @@ def tamper(redis_url: str, chain: str, event_id: int) -> None:
 
 def test_help_names_every_command() -> None:
     shown = run("--help").stdout.decode()
-    for name in ("serve", "append", "tail", "query", "verify", "stats", "doctor", "reindex"):
+    for name in ("serve", "append", "tail", "query", "verify", "export", "import", "stats", "doctor", "reindex"):
         assert re.search(rf"^│ {name} ", shown, re.MULTILINE)
 
 
@@ -435,10 +435,10 @@ def test_a_checkpoint_contradicts_a_chain_that_was_written_anew(
     assert json.loads(holds.stdout)["checkpoint"]["holds"] is True
     other = run("verify", "--checkpoint", f"4:{kept['hash']}", *flags)
     assert (other.returncode, json.loads(other.stdout)["valid"]) == (1, True)
-    assert "not that of the checkpoint" in json.loads(other.stdout)["checkpoint"]["reason"]
+    assert "event #4 is not the pinned one" in json.loads(other.stdout)["checkpoint"]["reason"]
     absent = run("verify", "--checkpoint", f"6:{kept['hash']}", *flags)
     assert absent.returncode == 1
-    assert "is not in the chain" in json.loads(absent.stdout)["checkpoint"]["reason"]
+    assert "chain is shorter than the pinned head" in json.loads(absent.stdout)["checkpoint"]["reason"]
 
 
 def test_a_misspelt_checkpoint_is_refused(server: ServerProcess) -> None:
@@ -528,7 +528,7 @@ def test_a_person_is_told_the_verdict_in_words(server: ServerProcess, redis_url:
     code, shown = on_terminal("verify", url=server.url)
     assert code == 0
     assert "intact" in shown
-    assert f"--checkpoint 10:{hash_}" in shown
+    assert f"--expect 10:{hash_}" in shown
     tamper(redis_url, chain, 6)
     code, shown = on_terminal("verify", url=server.url)
     assert code == 1

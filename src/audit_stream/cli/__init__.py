@@ -8,7 +8,9 @@ import rich_click as click
 from audit_stream import __version__
 from audit_stream.cli.append import append
 from audit_stream.cli.doctor import doctor
+from audit_stream.cli.export import export
 from audit_stream.cli.failures import Failed
+from audit_stream.cli.import_ import import_
 from audit_stream.cli.output import complain, until_reader_leaves
 from audit_stream.cli.query import query
 from audit_stream.cli.reindex import reindex
@@ -47,7 +49,7 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for command in (serve, append, tail, query, verify, stats, doctor, reindex):
+for command in (serve, append, tail, query, verify, export, import_, stats, doctor, reindex):
     root.add_command(command)
 
 

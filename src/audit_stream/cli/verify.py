@@ -1,51 +1,57 @@
 """audit-stream verify."""
 
-import asyncio
-import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import rich_click as click
 from rich.text import Text
 
 from audit_stream.cli.failures import Failed
-from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, printable, tell, until_reader_leaves, wants_json, write_lines
-from audit_stream.cli.progress import progress
-from audit_stream.errors import AuditStreamError, ChainBroken
-from audit_stream.server.bodies import HeadBody, VerdictBody
+from audit_stream.errors import AuditStreamError
+from audit_stream.pin import Pin, pin_file
 
 if TYPE_CHECKING:
-    from audit_stream.cli.remote import Remote
-    from audit_stream.stream import Stream
+    from audit_stream.cli.verdicts import Found
 
 INTACT, BROKEN, CANNOT_TELL = 0, 1, 2
-PROGRESS_S = 0.1
 
 
-class Checkpoint(NamedTuple):
-    event_id: int
-    hash: str
-
-
-def _checkpoint(_: click.Context, __: click.Parameter, text: str | None) -> Checkpoint | None:
-    if text is None:
-        return None
-    match = re.fullmatch(r"#?([1-9][0-9]{0,18}):([0-9A-Fa-f]{64})", text.strip(), re.ASCII)
-    if not match:
-        raise click.BadParameter("write it as ID:HASH, an event_id and 64 hex digits.")
-    return Checkpoint(int(match.group(1)), match.group(2).lower())
+def _pin(_: click.Context, __: click.Parameter, text: str | None) -> Pin | None:
+    try:
+        return Pin.parse(text) if text else None
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
 
 
 @click.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--from", "first", metavar="ID", type=click.IntRange(min=1), default=1, help="begin with this event")
 @click.option("--to", "last", metavar="ID", type=click.IntRange(min=1), help="end with this event, not the newest")
 @click.option(
+    "--expect",
     "--checkpoint",
+    "expected",
     metavar="ID:HASH",
-    callback=_checkpoint,
+    callback=_pin,
     help="an event and its hash as noted earlier, outside Redis: the chain must still hold it",
+)
+@click.option(
+    "--pin",
+    "pin_path",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="remember the verified head here: the next run expects it, and moves it on",
+)
+@click.option("--deep", is_flag=True, help="compare every index entry with the chain, not only their number")
+@click.option(
+    "--jobs",
+    metavar="N",
+    type=click.IntRange(1, 256),
+    help="processes that check, default: one for each core once there is enough for it to pay",
 )
 @url_option()
 @redis_url_option()
@@ -54,9 +60,13 @@ def _checkpoint(_: click.Context, __: click.Parameter, text: str | None) -> Chec
 @click.pass_context
 def verify(
     ctx: click.Context,
+    file: Path | None,
     first: int,
     last: int | None,
-    checkpoint: Checkpoint | None,
+    expected: Pin | None,
+    pin_path: Path | None,
+    deep: bool,
+    jobs: int | None,
     url: str,
     redis_url: str | None,
     chain: str,
@@ -65,120 +75,76 @@ def verify(
     """Recompute the hash chain, on the stored bytes.
 
     Exit code: 0 intact, 1 broken, 2 could not tell. By URL the server computes; with --redis-url this
-    machine does, and need not trust it.
+    machine does, and need not trust it. FILE is an export, checked here with neither server nor network.
     """
-    choose_one(ctx, "url", "redis_url")
-    try:
-        if redis_url:
-            verdict, contradiction = with_stream(
-                redis_url, chain, lambda stream: _here(stream, first, last, checkpoint)
-            )
-        else:
-            verdict, contradiction = _there(url, first, last, checkpoint)
-    except (Failed, AuditStreamError) as error:
-        tell(f"cannot tell: {error}")
-        return CANNOT_TELL
-    except Exception as error:
-        # Whatever went wrong, it is no evidence against the chain, and its exit code must not say so.
-        tell(f"cannot tell: {type(error).__name__}: {error}")
-        return CANNOT_TELL
+    from audit_stream.cli.verdicts import Range, of_file, of_redis, of_server
+
+    _check_usage(ctx, file, first, last, pin_path, deep, jobs, redis_url)
+    with ExitStack() as stack:
+        kept = stack.enter_context(pin_file(pin_path)) if pin_path else None
+        pins = {name: pin for name, pin in (("checkpoint", expected), ("pin", kept and kept.pin)) if pin}
+        try:
+            if file:
+                found = of_file(file, list(pins.values()), jobs)
+            elif redis_url:
+                found = of_redis(redis_url, chain, Range(first, last, deep), list(pins.values()), jobs)
+            else:
+                found = of_server(url, Range(first, last, deep), list(pins.values()))
+        except (Failed, AuditStreamError) as error:
+            tell(f"cannot tell: {error}")
+            return CANNOT_TELL
+        except Exception as error:
+            # Whatever went wrong, it is no evidence against the chain, and its exit code must not say so.
+            tell(f"cannot tell: {type(error).__name__}: {error}")
+            return CANNOT_TELL
+        intact = found.verdict.valid and not any(found.contradictions)
+        if kept and intact and found.verdict.head.event_id:
+            kept.move_to(Pin(found.verdict.head.event_id, found.verdict.head.hash))
     with until_reader_leaves():
         if wants_json(as_json):
-            body = msgspec.to_builtins(verdict)
-            if checkpoint:
-                body["checkpoint"] = {**checkpoint._asdict(), "holds": not contradiction, "reason": contradiction}
-            write_lines([msgspec.json.encode(body)])
+            write_lines([msgspec.json.encode(_body(found, pins))])
         else:
-            _print(verdict, checkpoint, contradiction)
-    return INTACT if verdict.valid and not contradiction else BROKEN
+            _print(found, pins, pin_path)
+    return INTACT if intact else BROKEN
 
 
-# --- by URL
-
-
-def _there(url: str, first: int, last: int | None, checkpoint: Checkpoint | None) -> tuple[VerdictBody, str | None]:
-    """Return the server's verdict, and what the checkpoint says against it. Raises Failed."""
-    from audit_stream.cli.remote import Remote
-
-    with Remote(url) as remote:
-        verdict = _ask(remote, first, last)
-        if checkpoint is None:
-            return verdict, None
-        try:
-            found = str(remote.get(f"events/{checkpoint.event_id}").json()["hash"])
-        except Failed as failed:
-            if failed.status == 404:
-                return verdict, _contradiction(checkpoint, None)
-            if failed.status == 409:
-                return verdict, failed.detail
-            raise
-        return verdict, _contradiction(checkpoint, found)
-
-
-def _ask(remote: "Remote", first: int, last: int | None) -> VerdictBody:
-    params = {"from": first, "to": last}
-    with progress("verifying") as show, remote.stream("verify", params, accept="application/x-ndjson") as answer:
-        for line in answer.iter_lines():
-            body = msgspec.json.decode(line, type=dict[str, Any])
-            if "detail" in body:
-                raise Failed(f"{remote.url}: {body['detail']}")
-            if "valid" in body:
-                return msgspec.convert(body, VerdictBody)
-            show(body["checked"], body["expected"])
-    raise Failed(f"{remote.url} ended its answer without a verdict; its log says why")
-
-
-# --- on the chain itself
-
-
-async def _here(
-    stream: "Stream", first: int, last: int | None, checkpoint: Checkpoint | None
-) -> tuple[VerdictBody, str | None]:
-    """The same, computed here. Raises Unreachable, Refused."""
-    from audit_stream.verifier import Verifier
-
-    verifier = Verifier(stream)
-    try:
-        walk, task = verifier.start(first, last)
-        with progress("verifying") as show:
-            while not (await asyncio.wait({task}, timeout=PROGRESS_S))[0]:
-                show(walk.checked, max(walk.expected, walk.checked))
-        report = task.result()
-    finally:
-        await verifier.close()
-    valid, checked, first_break_at, reason, head = report.verdict
-    verdict = VerdictBody(
-        valid=valid,
-        checked=checked,
-        first_break_at=first_break_at,
-        reason=reason,
-        first=report.first,
-        head=HeadBody(head.event_id, head.hash.decode()),
-        indexes=report.indexes,
-        took_ms=round(report.took_s * 1000, 1),
-    )
-    if checkpoint is None:
-        return verdict, None
-    try:
-        event = await stream.get(checkpoint.event_id)
-    except ChainBroken as broken:
-        return verdict, str(broken)
-    return verdict, _contradiction(checkpoint, event and event.hash.decode(errors="replace"))
+def _check_usage(
+    ctx: click.Context,
+    file: Path | None,
+    first: int,
+    last: int | None,
+    pin_path: Path | None,
+    deep: bool,
+    jobs: int | None,
+    redis_url: str | None,
+) -> None:
+    choose_one(ctx, "url", "redis_url")
+    if file:
+        for flag, given in (("--redis-url", redis_url), ("--from", first > 1), ("--to", last), ("--deep", deep)):
+            if given:
+                raise click.UsageError(f"{flag} is for a chain; a file is checked as it is, and whole.")
+    elif jobs and not redis_url:
+        raise click.UsageError("--jobs needs --redis-url or a file: by URL it is the server that computes.")
+    if last is not None and last < first:
+        raise click.UsageError(f"--to: {last} is before --from: {first}.")
+    if pin_path and (first > 1 or last is not None):
+        raise click.UsageError("--pin remembers the head of the whole chain: leave out --from and --to.")
 
 
 # --- the verdict
 
 
-def _contradiction(checkpoint: Checkpoint, found: str | None) -> str | None:
-    if found is None:
-        return f"event #{checkpoint.event_id} of the checkpoint is not in the chain"
-    if found != checkpoint.hash:
-        return f"event #{checkpoint.event_id} has the hash {found}, not that of the checkpoint"
-    return None
+def _body(found: "Found", pins: dict[str, Pin]) -> dict[str, object]:
+    body: dict[str, object] = msgspec.to_builtins(found.verdict)
+    if found.line is not None:
+        body["line"] = found.line
+    for (name, pin), contradiction in zip(pins.items(), found.contradictions, strict=True):
+        body[name] = {**pin._asdict(), "holds": not contradiction, "reason": contradiction}
+    return body
 
 
-def _print(verdict: VerdictBody, checkpoint: Checkpoint | None, contradiction: str | None) -> None:
-    out = console()
+def _print(found: "Found", pins: dict[str, Pin], pin_path: Path | None) -> None:
+    out, verdict = console(), found.verdict
     head = verdict.head
     events = f"{verdict.checked:,} event{'' if verdict.checked == 1 else 's'}"
     if verdict.checked and verdict.first == 1:
@@ -197,10 +163,11 @@ def _print(verdict: VerdictBody, checkpoint: Checkpoint | None, contradiction: s
     out.print(Text.assemble(("  indexes  ", "dim"), verdict.indexes))
     out.print(Text.assemble(("  head     ", "dim"), f"#{head.event_id}"))
     out.print(Text.assemble(("  hash     ", "dim"), head.hash))
-    if contradiction:
-        out.print(Text.assemble(("the checkpoint does not hold", "bold red"), f": {printable(contradiction)}"))
-    elif checkpoint:
-        out.print(Text.assemble(("the checkpoint holds", "bold green"), f": event #{checkpoint.event_id}"))
-    elif verdict.valid and head.event_id:
+    for (name, pin), contradiction in zip(pins.items(), found.contradictions, strict=True):
+        if contradiction:
+            out.print(Text.assemble((f"the {name} does not hold", "bold red"), f": {printable(contradiction)}"))
+        else:
+            out.print(Text.assemble((f"the {name} holds", "bold green"), f": event #{pin.event_id}"))
+    if not pins and not pin_path and verdict.valid and head.event_id:
         out.print(Text("Keep the head outside Redis, and give it next time:", style="dim"))
-        out.print(Text(f"audit-stream verify --checkpoint {head.event_id}:{head.hash}", style="dim"))
+        out.print(Text(f"audit-stream verify --expect {head.event_id}:{head.hash}", style="dim"))

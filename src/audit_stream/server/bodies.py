@@ -5,8 +5,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from audit_stream.chain import Verdict
+
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, lower-case hex")]
 EventId = Annotated[int, Meta(ge=1)]
+Indexes = Literal["agree", "disagree", "not checked"]
 
 
 class EventBody(msgspec.Struct):
@@ -35,8 +38,23 @@ class VerdictBody(msgspec.Struct):
     reason: str | None
     first: Annotated[int, Meta(description="The event that checking began at")]
     head: Annotated[HeadBody, Meta(description="The last event that held: compare it with a checkpoint kept elsewhere")]
-    indexes: Literal["agree", "disagree", "not checked"]
+    indexes: Indexes
     took_ms: float
+
+    @classmethod
+    def of(cls, verdict: Verdict, first: int, indexes: Indexes, took_s: float) -> "VerdictBody":
+        valid, checked, first_break_at, reason, head = verdict
+        hash_ = head.hash.decode(errors="replace")
+        return cls(
+            valid,
+            checked,
+            first_break_at,
+            reason,
+            first,
+            HeadBody(head.event_id, hash_),
+            indexes,
+            round(took_s * 1e3, 1),
+        )
 
 
 class ProgressBody(msgspec.Struct):

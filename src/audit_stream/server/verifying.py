@@ -11,7 +11,7 @@ from litestar.params import QueryParameter
 from litestar.response import Stream
 
 from audit_stream.errors import AuditStreamError
-from audit_stream.server.bodies import HeadBody, ProgressBody, VerdictBody
+from audit_stream.server.bodies import ProgressBody, VerdictBody
 from audit_stream.server.openapi import NDJSON, problems
 from audit_stream.server.parameters import MAX_ID, only
 from audit_stream.server.problems import AnyRequest, OutOfRange, of_ours
@@ -54,28 +54,18 @@ async def verify_chain(
             early.result()  # what is wrong with the request is an answer of its own, not a line in a stream
         return Stream(_progress(walk, task), media_type=NDJSON)
     # Shielded: whoever else waits for this walk is not cancelled with this request.
-    return Response(msgspec.json.encode(as_body(await asyncio.shield(task))), media_type="application/json")
+    return Response(msgspec.json.encode(_body(await asyncio.shield(task))), media_type="application/json")
 
 
 async def _progress(walk: Walk, task: "asyncio.Task[Report]") -> AsyncIterator[bytes]:
     while not (await asyncio.wait({task}, timeout=PROGRESS_S))[0]:
         yield msgspec.json.encode(ProgressBody(walk.checked, max(walk.expected, walk.checked))) + b"\n"
     try:
-        last = msgspec.json.encode(as_body(task.result()))
+        last = msgspec.json.encode(_body(task.result()))
     except AuditStreamError as error:
         last = of_ours(None, error).content
     yield last + b"\n"
 
 
-def as_body(report: Report) -> VerdictBody:
-    valid, checked, first_break_at, reason, head = report.verdict
-    return VerdictBody(
-        valid=valid,
-        checked=checked,
-        first_break_at=first_break_at,
-        reason=reason,
-        first=report.first,
-        head=HeadBody(head.event_id, head.hash.decode()),
-        indexes=report.indexes,
-        took_ms=round(report.took_s * 1000, 1),
-    )
+def _body(report: Report) -> VerdictBody:
+    return VerdictBody.of(report.verdict, report.first, report.indexes, report.took_s)

@@ -1,0 +1,51 @@
+"""Writing a file whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import IO
+
+
+class Replacement:
+    """What is to stand in the place of a file; it takes that place when `commit` is called, or never."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._path, self.file = path, file
+        self.committed = False
+
+    def commit(self) -> None:
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        Path(self.file.name).replace(self._path)
+        self.committed = True
+        # The name is in the directory, and that has to reach the disk as well.
+        directory = os.open(self._path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Replacement]:
+    """Yield a file beside `path`. Raises OSError at once where none can be written."""
+    path = path.resolve()  # a link stays a link
+    if path.exists() and not path.is_file():
+        raise IsADirectoryError(f"{path} is not a file")
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        replacement = Replacement(path, file)
+        try:
+            # Temporary files are for their owner alone; this one gets the rights of the file it replaces.
+            Path(file.name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+            yield replacement
+        finally:
+            if not replacement.committed:
+                Path(file.name).unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,129 @@
+"""Verifying the chain in several processes: each walks a part, and the parts must join up."""
+
+import asyncio
+from collections import Counter
+from typing import NamedTuple
+
+from audit_stream.chain import START, Head, Verdict
+from audit_stream.errors import Refused
+from audit_stream.parallel import Tell, in_processes, split, usable_cores
+from audit_stream.query import Pace
+from audit_stream.stream import Page, Stream
+from audit_stream.verifier import Walk
+
+WORTHWHILE = 60_000
+"""So many events pay for a process: starting one takes as long as checking about as many."""
+
+
+class Part(NamedTuple):
+    url: str
+    chain: str
+    first: int
+    last: int
+
+
+class Checked(NamedTuple):
+    """What walking a part showed."""
+
+    anchor: Head | None
+    """The event before the first, which the part was found to be linked to; None when there was none."""
+    verdict: Verdict
+    kinds: Counter[bytes]
+    sources: Counter[bytes]
+
+
+class SplitWalk(Walk):
+    """The same pass over the chain, its links checked by `jobs` processes; by as many as pay when None.
+
+    The words and numbers are those of one walk. Only the links are shared out: the end and the indexes are
+    checked here, as ever.
+    """
+
+    def __init__(
+        self, url: str, stream: Stream, first: int, last: int | None, *, deep: bool = False, jobs: int | None = None
+    ) -> None:
+        super().__init__(stream, first, last, deep=deep)
+        self._url, self._jobs = url, jobs
+
+    async def _links(self) -> Verdict:
+        written = (await self._stream.end(0, count=1)).written
+        upto = written if self._last is None else min(self._last, written)
+        jobs = self._jobs or min(usable_cores(), (upto - self.first + 1) // WORTHWHILE)
+        ranges = split(self.first, upto, jobs)
+        if len(ranges) < 2:
+            return await super()._links()
+        head = START if self.first == 1 else await self._anchor(written)
+        if isinstance(head, Verdict):
+            return head
+        self.expected = upto - head.event_id
+        parts = [Part(self._url, self._stream.keys.chain, low, high) for low, high in ranges]
+        return await self._joined(head, await in_processes(check_part, parts, self._so_far))
+
+    def _so_far(self, checked: int) -> None:
+        self.checked = checked
+
+    async def _joined(self, head: Head, parts: list[Checked]) -> Verdict:
+        """The verdict of one walk over all the parts. The first break of the first part that has one wins."""
+        self.checked = 0
+        for part in parts:
+            if part.anchor != head:
+                break  # something is missing or was changed at the seam
+            self.checked += part.verdict.checked
+            self._kinds.update(part.kinds)
+            self._sources.update(part.sources)
+            head = part.verdict.head
+            if not part.verdict.valid:
+                return part.verdict._replace(checked=self.checked)
+        return await self._behind(head)
+
+    async def _behind(self, head: Head) -> Verdict:
+        """Walk on from where the parts joined up to: what was appended meanwhile, or the break at a seam."""
+        pace = Pace()
+        while True:
+            page = await self._page(head.event_id, pace)
+            pace.saw(page.events)
+            verdict = self._check(page, head)
+            if not verdict.valid or not page.events:
+                return verdict
+            head = verdict.head
+
+
+# --- in a process of its own
+
+
+def check_part(part: Part, tell: Tell) -> Checked:
+    return asyncio.run(_check_part(part, tell))
+
+
+async def _check_part(part: Part, tell: Tell) -> Checked:
+    stream = Stream.at(part.url, part.chain)
+    try:
+        return await _PartWalk(stream, part.first, part.last, tell).whole()
+    finally:
+        await stream.close()
+
+
+class _PartWalk(Walk):
+    def __init__(self, stream: Stream, first: int, last: int, tell: Tell) -> None:
+        super().__init__(stream, first, last)
+        self._tell = tell
+        self._linked_to: Head | None = START if first == 1 else None
+
+    async def whole(self) -> Checked:
+        try:
+            verdict = (await self.run()).verdict
+        except Refused:
+            # The chain got shorter since the parts were made. The walk behind the part before says where.
+            verdict = Verdict(False, 0, self.first, None, START)
+        return Checked(self._linked_to, verdict, self._kinds, self._sources)
+
+    async def _anchor(self, written: int) -> Head | Verdict:
+        anchor = await super()._anchor(written)
+        if isinstance(anchor, Head):
+            self._linked_to = anchor
+        return anchor
+
+    def _check(self, page: Page, head: Head) -> Verdict:
+        verdict = super()._check(page, head)
+        self._tell(self.checked)
+        return verdict
