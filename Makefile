@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export AUDIT_STREAM_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: run test faults lint format bench clean
+.PHONY: run test test-browser faults lint format bench clean
 
 # The environment is made again whenever what it is made from changes.
 $(VENV)/.run: pyproject.toml
@@ -22,6 +22,10 @@ run: $(VENV)/.run
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest $(ARGS)
+
+# The dashboard in a headless Chromium, which the system has to have: /usr/bin/chromium.
+test-browser: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests/dashboard $(ARGS)
 
 # Breaks everything, again and again: ARGS='--seed 7', '--injections 300', '--only "disk full"'. See docs/failures.md.
 faults: $(VENV)/.dev

@@ -9,6 +9,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 
 from audit_stream import __version__
 from audit_stream.errors import Misconfigured
+from audit_stream.server.dashboard.page import dashboard_file
 from audit_stream.server.openapi import complete
 from audit_stream.server.problems import HANDLERS, in_json
 from audit_stream.server.routes import ROUTES
@@ -28,7 +29,7 @@ def create_app(settings: Settings) -> Litestar:
             yield
 
     app = Litestar(
-        route_handlers=ROUTES,
+        route_handlers=[*ROUTES, dashboard_file],
         lifespan=[spine],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(

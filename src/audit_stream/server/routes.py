@@ -3,12 +3,14 @@
 from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
+from litestar.response import Redirect
 
 from audit_stream import __version__
 from audit_stream.event import PublishRequest
 from audit_stream.promise import describe
 from audit_stream.server.append import answered_by, append_batch, append_one
 from audit_stream.server.bodies import InfoBody, StatsBody, StatusBody
+from audit_stream.server.dashboard.page import dashboard
 from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
 from audit_stream.server.problems import AnyRequest, problem
 from audit_stream.server.reading import get_event, query_events
@@ -27,19 +29,32 @@ ENDPOINTS = {
     "GET /stream": "follow live as server-sent events",
     "GET /verify": "recompute the hash chain",
     "GET /stats": "count, head and promise",
+    "GET /dashboard": "the page for people",
     "GET /schema": "OpenAPI 3.1",
 }
 
 
-@get("/", tags=["meta"], summary="Service info and endpoints")
-async def info(request: AnyRequest) -> InfoBody:
-    return InfoBody(
+@get(
+    "/",
+    tags=["meta"],
+    summary="Service info and endpoints",
+    responses={
+        200: ResponseSpec(InfoBody, description="Service info", generate_examples=False),
+        303: ResponseSpec(None, description="A browser is sent to the dashboard"),
+    },
+)
+async def info(request: AnyRequest) -> Response[InfoBody] | Redirect:
+    varies = {"Vary": "Accept"}
+    if "text/html" in request.headers.get("accept", ""):
+        return Redirect("/dashboard", status_code=303, headers=varies)
+    body = InfoBody(
         name="audit-stream",
         version=__version__,
         description="Append-only, hash-chained governance events.",
         kinds=list(spine_of(request.app.state).settings.kinds),
         endpoints=ENDPOINTS,
     )
+    return Response(body, headers=varies)
 
 
 @get("/healthz", tags=["meta"], summary="Liveness: this process answers")
@@ -124,4 +139,5 @@ ROUTES = [
     stream_events,
     verify_chain,
     stats,
+    dashboard,
 ]

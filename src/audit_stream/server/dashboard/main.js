@@ -1,0 +1,143 @@
+// Wiring: which part tells which.
+
+import { ask, askJson, NDJSON } from "./api.js";
+import { Chart } from "./chart.js";
+import { Detail } from "./detail.js";
+import { byId, el } from "./dom.js";
+import { downloadsAll, saveEvents } from "./download.js";
+import { listenForKeys } from "./keys.js";
+import { EventList } from "./list.js";
+import { Live } from "./live.js";
+import { Search } from "./search.js";
+import { Status } from "./status.js";
+import { Tail } from "./tail.js";
+import { Verify } from "./verify.js";
+import { readEvents } from "./wire.js";
+
+const FIRST = 1000;
+const SOURCES_OFFERED = 100;
+
+const chart = new Chart();
+const detail = new Detail((id) => Object.values(lists).forEach((list) => list.select(id)));
+const callbacks = {
+  open: (event) => detail.open(event),
+  moved: (event) => detail.isOpen && detail.open(event, { focus: false }),
+  slotOf: chart.slotOf,
+};
+const lists = {
+  live: new EventList(byId("live-list"), { name: "live", ...callbacks }),
+  search: new EventList(byId("search-list"), { name: "search", ...callbacks }),
+};
+const live = new Live(lists.live);
+const search = new Search(lists.search);
+const sources = new Set();
+let view = "live";
+
+const tail = new Tail({
+  onEvent(event) {
+    take(event, { live: true });
+    live.add(event);
+    status.head(event.id, event.hash);
+  },
+  onState: say,
+  onGap: (text) => alarm(`${text} Press Verify.`),
+});
+const status = new Status({ onStats: watch, onSilence: () => isLive() && tail.reopen() });
+const verify = new Verify({ seen: () => tail.last, open: (event) => detail.open(event) });
+
+byId("live-download").addEventListener("click", () => saveEvents(live.selection, "live.ndjson"));
+downloadsAll(byId("search-download"), () => search.filter(), (text) => (byId("search-count").textContent = text));
+byId("tab-live").addEventListener("click", () => turnTo("live"));
+byId("tab-search").addEventListener("click", () => turnTo("search"));
+byId("tabs").addEventListener("keydown", (press) => {
+  if (press.key !== "ArrowLeft" && press.key !== "ArrowRight") return;
+  turnTo(view === "live" ? "search" : "live");
+  byId(`tab-${view}`).focus();
+});
+document.addEventListener("login-needed", () => alarm("Log in to see this chain."));
+listenForKeys({
+  pause: () => live.toggle(),
+  close: () => detail.close(),
+  list: () => lists[view],
+  search() {
+    turnTo("search");
+    byId("search-source").focus();
+  },
+});
+begin();
+
+async function begin() {
+  try {
+    offerKinds((await askJson("/")).kinds);
+    const events = await newest();
+    for (const event of events) {
+      take(event, { live: false });
+      live.add(event);
+    }
+    chart.draw();
+    tail.start(events.at(-1) ?? (await head()));
+  } catch (error) {
+    if (error.status === 401) return say("stopped", "Log in to follow");
+    say("reconnecting", `Not connected: ${error.message}`);
+    setTimeout(begin, 2000);
+  }
+}
+
+async function newest() {
+  try {
+    return readEvents(await (await ask(`/events?limit=${FIRST}`, { accept: NDJSON })).text());
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    alarm(`The newest events cannot be shown: ${error.message}. Press Verify.`);
+    return [];
+  }
+}
+
+async function head() {
+  const { last_event_id: id } = await askJson("/stats");
+  return { id, hash: null };
+}
+
+function take(event, { live: isLive }) {
+  chart.add(event, { live: isLive });
+  if (!sources.has(event.source) && sources.size < SOURCES_OFFERED) {
+    sources.add(event.source);
+    byId("sources").append(el("option", { value: event.source }));
+  }
+}
+
+function offerKinds(kinds) {
+  for (const select of [byId("live-kind"), byId("search-kind")]) {
+    select.replaceChildren(el("option", { value: "" }, "all kinds"), ...kinds.map((kind) => el("option", { value: kind }, kind)));
+  }
+}
+
+// A connection can die without a word, and then looks like a quiet chain. What the server answers on another one
+// shows the difference: a head that the tail does not reach, or nothing either.
+let stoodAt = -1;
+function watch(stats) {
+  const behind = isLive() && stats.last_event_id > tail.last.id;
+  if (behind && stoodAt === tail.last.id) tail.reopen();
+  stoodAt = behind ? tail.last.id : -1;
+}
+
+const isLive = () => byId("connection").dataset.state === "live";
+
+function say(state, text) {
+  byId("connection").dataset.state = state;
+  byId("connection").textContent = text;
+}
+
+function alarm(text) {
+  byId("alarm").textContent = text;
+  byId("alarm").hidden = false;
+}
+
+function turnTo(name) {
+  view = name;
+  for (const each of ["live", "search"]) {
+    byId(`tab-${each}`).setAttribute("aria-selected", each === name);
+    byId(`tab-${each}`).tabIndex = each === name ? 0 : -1;
+    byId(`view-${each}`).hidden = each !== name;
+  }
+}

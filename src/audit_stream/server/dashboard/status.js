@@ -1,0 +1,76 @@
+// Count, head, promise and replicas, asked for every few seconds.
+
+import { ApiError, askJson } from "./api.js";
+import { byId, number } from "./dom.js";
+
+const EVERY_MS = 4_000;
+const PATIENCE_MS = 10_000;
+
+export class Status {
+  /** `onStats(stats)` is told each answer, `onSilence()` that there was none. */
+  constructor({ onStats, onSilence }) {
+    Object.assign(this, { onStats, onSilence });
+    this.stats = null;
+    this.#keepAsking();
+  }
+
+  async #keepAsking() {
+    if (!document.hidden) await this.#ask();
+    setTimeout(() => this.#keepAsking(), EVERY_MS);
+  }
+
+  async #ask() {
+    try {
+      this.stats = await askJson("/stats", { signal: AbortSignal.timeout(PATIENCE_MS) });
+      byId("chain").textContent = this.stats.chain;
+      byId("redis").textContent = this.stats.redis;
+      this.head(this.stats.last_event_id, this.stats.latest_hash);
+      this.onStats(this.stats);
+    } catch (error) {
+      for (const id of ["promise", "replicas"]) tell(id, "unknown", error.message);
+      if (error.status === 0) this.onSilence();
+      return;
+    }
+    this.#promise(await this.#reasons());
+  }
+
+  /** Show the newest event that is known, from the live tail as well. */
+  head(id, hash) {
+    if (!this.stats || id < this.stats.last_event_id) return;
+    byId("count").textContent = number(this.stats.count + id - this.stats.last_event_id);
+    byId("head").textContent = id ? `#${id}` : "none yet";
+    byId("head-hash").textContent = id ? hash : "";
+    byId("head-hash").title = id ? hash : "";
+  }
+
+  /** Why the server says that it is not ready; empty when it is. */
+  async #reasons() {
+    try {
+      await askJson("/readyz", { signal: AbortSignal.timeout(PATIENCE_MS) });
+      return [];
+    } catch (error) {
+      if (!(error instanceof ApiError)) throw error;
+      return error.body.reasons ?? [error.message];
+    }
+  }
+
+  #promise(reasons) {
+    const { ack } = this.stats;
+    const wanted = Number(/replicas=(\d+)/.exec(ack)?.[1] ?? 0);
+    const missing = reasons.find((reason) => reason.startsWith("replicas is "));
+    if (reasons.length) tell("promise", "broken", `${ack} · not kept`, reasons.join("\n"));
+    else tell("promise", "holds", `${ack} · kept`);
+    if (missing) tell("replicas", "broken", `${/^replicas is (\d+)/.exec(missing)?.[1]} of ${wanted}`, missing);
+    else if (wanted) tell("replicas", "holds", `${wanted} promised, connected`);
+    else tell("replicas", "none", "none promised");
+    byId("why").textContent = reasons.join(" · ");
+    byId("why").hidden = !reasons.length;
+  }
+}
+
+function tell(id, state, text, more = "") {
+  const element = byId(id);
+  element.dataset.state = state;
+  element.textContent = text;
+  element.title = more;
+}

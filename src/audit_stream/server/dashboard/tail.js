@@ -1,0 +1,91 @@
+// Following the chain, and keeping at it.
+
+import { ApiError, ask, query } from "./api.js";
+import { readEvent } from "./wire.js";
+
+const LONGEST_WAIT_MS = 10_000;
+
+/**
+ * Hands over every event once, in order. `onState(state, text)`: connecting, live, reconnecting, stopped.
+ *
+ * All kinds and sources come over one stream, so each event must follow the one before it, by id and by hash;
+ * `onGap(text)` is told when one does not.
+ */
+export class Tail {
+  #source = null;
+  #failures = 0;
+  #timer = 0;
+  #wasLive = false;
+
+  constructor({ onEvent, onState, onGap }) {
+    this.last = { id: 0, hash: null };
+    Object.assign(this, { onEvent, onState, onGap });
+  }
+
+  /** Follow from behind `last`, the newest event that is known here. */
+  start(last) {
+    this.last = last;
+    this.onState("connecting", "Connecting…");
+    this.#open();
+  }
+
+  /** Open the stream anew: a connection that died without a word looks like a quiet chain. */
+  reopen() {
+    this.onState("reconnecting", "Reconnecting…");
+    this.#open();
+  }
+
+  #address() {
+    return query("/stream", { named: "false", after: this.last.id });
+  }
+
+  #open() {
+    clearTimeout(this.#timer);
+    this.#source?.close();
+    const source = new EventSource(this.#address());
+    this.#source = source;
+    source.onopen = () => {
+      this.#failures = 0;
+      const again = this.#wasLive ? `Live · reconnected ${new Date().toLocaleTimeString("en-GB")}` : "Live";
+      this.#wasLive = true;
+      this.onState("live", again);
+    };
+    source.onmessage = ({ data }) => this.#take(data);
+    source.onerror = () => {
+      this.onState("reconnecting", "Reconnecting…");
+      // A browser comes back by itself from a lost connection, but not from an answer it does not like.
+      if (source.readyState === EventSource.CLOSED) this.#ask();
+    };
+  }
+
+  #take(text) {
+    let event;
+    try {
+      event = readEvent(text);
+    } catch {
+      this.onGap(`What came after #${this.last.id} cannot be read as an event.`);
+      return;
+    }
+    if (event.id <= this.last.id) return;
+    if (this.last.hash !== null && (event.id !== this.last.id + 1 || event.prev !== this.last.hash)) {
+      this.onGap(`#${event.id} does not follow #${this.last.id} as it was received here.`);
+    }
+    this.last = event;
+    this.onEvent(event);
+  }
+
+  async #ask() {
+    const wait = Math.min(LONGEST_WAIT_MS, 1000 * 2 ** this.#failures++);
+    const abort = new AbortController();
+    try {
+      await ask(this.#address(), { signal: abort.signal });
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 401) return this.onState("stopped", "Log in to follow");
+      if (error instanceof ApiError && error.status === 409) return this.onState("stopped", `Stopped: ${error.message}`);
+      this.onState("reconnecting", `Reconnecting: ${error.message}`);
+    } finally {
+      abort.abort();
+    }
+    this.#timer = setTimeout(() => this.#open(), wait);
+  }
+}
