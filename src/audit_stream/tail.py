@@ -27,6 +27,8 @@ HEARTBEAT_S = 15.0
 BLOCK_S = 2.0
 RECONNECT_S = 0.1
 RETRY_MS = 2_000
+LINGER_S = 10.0
+"""Reading goes on for so long when the last one has left: most come back at once."""
 WAKE_S = 50e-6
 FRAME_S = 0.8e-6
 """Twice what it costs to wake a subscriber, and to send it one frame: following takes half of the process at most."""
@@ -228,6 +230,10 @@ class Tail:
         if self._lanes_to_wake:
             asyncio.get_running_loop().call_soon(self._wake_lane)
 
+    def _rest(self) -> None:
+        if not self.subscribers:
+            self._followed.clear()
+
     # --- subscribers
 
     async def follow(self, cursor: int, view: View) -> AsyncIterator[bytes]:
@@ -276,7 +282,7 @@ class Tail:
         finally:
             self.subscribers -= 1
             if not self.subscribers:
-                self._followed.clear()
+                asyncio.get_running_loop().call_later(LINGER_S, self._rest)
 
     async def _replay(self, cursor: int, view: View) -> AsyncIterator[tuple[int, bytes]]:
         upto = self.newest
