@@ -6,8 +6,10 @@ only the Draft's bytes matter: they are hashed, stored, verified and spliced int
 
 import json
 import re
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import chain as flatten
 from typing import Annotated, Any, NamedTuple
 
@@ -112,18 +114,25 @@ def draft(request: PublishRequest, kinds: frozenset[str], *, once: str | None = 
         raise Refused("idempotency_key: the header and the body name two different keys", field="idempotency_key")
     key = key or once or ""
     timestamp = request.timestamp
-    if timestamp is None:
-        stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-    else:
-        stamp = check_timestamp(timestamp, field="timestamp")
     return Draft(
-        stamp.encode(),
+        _now() if timestamp is None else check_timestamp(timestamp, field="timestamp").encode(),
         request.kind.encode(),
         request.source.encode(),
         canonical_text(request.payload),
         timestamp is None,
         key.encode(),
     )
+
+
+def _now() -> bytes:
+    """What `datetime.now(UTC).isoformat(timespec="milliseconds")` gives, in a quarter of the time."""
+    ms = int(time.time() * 1000)
+    return b"%b.%03d+00:00" % (_second(ms // 1000), ms % 1000)
+
+
+@lru_cache(maxsize=2)
+def _second(unix_s: int) -> bytes:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat()[:19].encode()
 
 
 def canonical_text(payload: dict[str, Any]) -> bytes:

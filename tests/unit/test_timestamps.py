@@ -3,7 +3,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from audit_stream.errors import Refused
-from audit_stream.event import check_timestamp, instant
+from audit_stream.event import PublishRequest, check_timestamp, draft, instant
 from tests.unit.drafts import body, drafted, refused
 
 RFC_3339 = [
@@ -113,3 +113,11 @@ def test_an_instant_that_leaves_the_calendar_is_refused(text: str) -> None:
     with pytest.raises(Refused, match="since: ") as caught:
         instant(text, field="since")
     assert caught.value.field == "since"
+
+
+@pytest.mark.parametrize("moment", [0, 0.0009, 999.9996, 1_800_000_000, 1_800_000_000.123, 1_800_000_059.9999])
+def test_now_is_what_datetime_says(monkeypatch: pytest.MonkeyPatch, moment: float) -> None:
+    monkeypatch.setattr("time.time", lambda: moment)
+    made = draft(PublishRequest("other", "s"), frozenset({"other"})).timestamp.decode()
+    cut = datetime.fromtimestamp(int(moment * 1000) // 1000, UTC).replace(microsecond=int(moment * 1000) % 1000 * 1000)
+    assert made == cut.isoformat(timespec="milliseconds")
