@@ -124,7 +124,8 @@ class Tail:
         at, current = b"%d-0" % self.newest, True
         while True:
             try:
-                if not self._followed.is_set():
+                # It rests only with all well: a tail that is not connected keeps its replica out of service.
+                if self.connected and not self._followed.is_set():
                     await self._followed.wait()
                     current = False
                 if not current:

@@ -24,15 +24,18 @@ class Watched(Stream):
     asked = 0
     away = False
 
-    def prepare(self) -> None:
-        self.refused = asyncio.Event()
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.refused, self.answered = asyncio.Event(), asyncio.Event()
 
     async def wait(self, after: bytes, *, count: int, block_s: float) -> Page:
         self.asked += 1
         if self.away:
             self.refused.set()
             raise Unreachable("Redis is away", in_doubt=True)
-        return await super().wait(after, count=count, block_s=min(block_s, 0.05))
+        page = await super().wait(after, count=count, block_s=min(block_s, 0.05))
+        self.answered.set()
+        return page
 
 
 def run(test: Coroutine[Any, Any, None]) -> None:
@@ -90,6 +93,34 @@ def test_after_a_long_pause_the_missed_events_are_replayed_from_the_chain(
     run(test())
 
 
+def test_a_tail_that_lost_redis_comes_back_even_when_nobody_follows_any_more(
+    redis_url: str, chain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "LINGER_S", 0)
+
+    async def test() -> None:
+        stream = Watched.at(redis_url, chain)
+        assert isinstance(stream, Watched)
+        async with Tail(stream) as tail:
+            await write(stream, "a")
+            live = tail.follow(0, View())
+            assert await read(live, 1) == [1]
+            stream.away = True
+            await stream.refused.wait()
+            await live.aclose()  # type: ignore[attr-defined]
+            for _ in range(3):
+                stream.refused.clear()
+                await stream.refused.wait()
+            assert not tail.connected
+            stream.away = False
+            stream.answered.clear()
+            await stream.answered.wait()
+            assert tail.connected
+        await stream.close()
+
+    run(test())
+
+
 @pytest.mark.parametrize("written_anew", [1, 2, 5])
 def test_a_reader_is_sent_back_when_its_ids_were_given_out_again(redis_url: str, chain: str, written_anew: int) -> None:
     """As after a failover to a replica that lacked the newest events, however many were appended since."""
@@ -97,7 +128,6 @@ def test_a_reader_is_sent_back_when_its_ids_were_given_out_again(redis_url: str,
     async def test() -> None:
         stream = Watched.at(redis_url, chain)
         assert isinstance(stream, Watched)
-        stream.prepare()
         raw = redis_py.Redis.from_url(redis_url)
         async with Tail(stream) as tail:
             await write(stream, "a", "b")
