@@ -35,23 +35,23 @@ def test_a_query_goes_through_all_pages_and_asks_for_no_more(server: ServerProce
         assert len(front.seen) == 3
 
 
+FILTERS: list[tuple[dict[str, Any], list[int]]] = [
+    ({"kind": "other"}, [1, 3, 5, 7, 9]),
+    ({"kind": "other", "source": "s0"}, [1, 7]),
+    ({"after": 4, "before": 9}, [5, 6, 7, 8]),
+    ({"limit": 4}, [1, 2, 3, 4]),
+    ({"limit": 0}, []),
+    ({"until": datetime(2020, 1, 1, tzinfo=UTC)}, []),
+    ({"since": "2020-01-01T00:00:00Z", "after": 8}, [9]),
+]
+
+
 @pytest.mark.usefixtures("small_pages")
-@pytest.mark.parametrize(
-    ("filters", "ids"),
-    [
-        ({"kind": "other"}, [1, 3, 5, 7, 9]),
-        ({"kind": "other", "source": "s0"}, [1, 7]),
-        ({"after": 4, "before": 9}, [5, 6, 7, 8]),
-        ({"limit": 4}, [1, 2, 3, 4]),
-        ({"limit": 0}, []),
-        ({"until": datetime(2020, 1, 1, tzinfo=UTC)}, []),
-        ({"since": "2020-01-01T00:00:00Z", "after": 8}, [9]),
-    ],
-)
-def test_a_query_finds_what_its_filters_say(server: ServerProcess, filters: dict[str, Any], ids: list[int]) -> None:
+def test_a_query_finds_what_its_filters_say(server: ServerProcess) -> None:
     with AuditClient(server.url) as client:
         filled(client, 9)
-        assert [found.event_id for found in client.query(**filters)] == ids
+        for filters, ids in FILTERS:
+            assert [found.event_id for found in client.query(**filters)] == ids, filters
 
 
 def test_a_query_of_an_unknown_kind_or_without_a_time_zone_is_refused(server: ServerProcess) -> None:
@@ -117,27 +117,27 @@ def test_every_published_event_checks_in_every_form_a_receipt_has(vectors: Vecto
         assert check(msgspec.json.decode(text, type=Event))
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"event_id": 2},
-        {"timestamp": "2026-05-15T03:14:15Z"},
-        {"timestamp": '2026"'},
-        {"kind": "request_allowed"},
-        {"source": "other"},
-        {"payload": {"n": 2}},
-        {"prev_hash": "1" * 64},
-        {"hash": "0" * 64},
-    ],
-)
-def test_a_receipt_with_any_field_changed_does_not_check(server: ServerProcess, change: dict[str, Any]) -> None:
+CHANGES: list[dict[str, Any]] = [
+    {"event_id": 2},
+    {"timestamp": "2026-05-15T03:14:15Z"},
+    {"timestamp": '2026"'},
+    {"kind": "request_allowed"},
+    {"source": "other"},
+    {"payload": {"n": 2}},
+    {"prev_hash": "1" * 64},
+    {"hash": "0" * 64},
+]
+
+
+def test_a_receipt_with_any_field_changed_does_not_check(server: ServerProcess) -> None:
     with AuditClient(server.url) as client:
         receipt = event(client.append("other", "s", {"n": 1}))
-        changed = msgspec.structs.replace(receipt, **change)
-        with pytest.raises(ChainBroken) as raised:
-            client.check(changed)
-    assert raised.value.expected == changed.hash
-    assert raised.value.found != changed.hash
+        for change in CHANGES:
+            changed = msgspec.structs.replace(receipt, **change)
+            with pytest.raises(ChainBroken) as raised:
+                client.check(changed)
+            assert raised.value.expected == changed.hash
+            assert raised.value.found != changed.hash
 
 
 @pytest.mark.parametrize("receipt", ["{", "[]", "{}", b"\xff", {"event_id": "1"}])

@@ -73,8 +73,7 @@ def rewrite(stored: Stored, event_id: int) -> None:
 # --- export
 
 
-@pytest.mark.parametrize("how", ["url", "redis"])
-@pytest.mark.parametrize("name", ["audit.jsonl", "audit.jsonl.gz"])
+@pytest.mark.parametrize(("how", "name"), [("url", "audit.jsonl"), ("redis", "audit.jsonl.gz")])
 def test_an_export_is_the_chain_byte_for_byte_and_verifies_without_a_server(
     server: ServerProcess,
     receipts: list[dict[str, Any]],
