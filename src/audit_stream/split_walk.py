@@ -7,7 +7,6 @@ from typing import NamedTuple
 from audit_stream.chain import START, Head, Verdict
 from audit_stream.errors import Refused
 from audit_stream.parallel import Tell, in_processes, split, usable_cores
-from audit_stream.query import Pace
 from audit_stream.stream import Page, Stream
 from audit_stream.verifier import Walk
 
@@ -45,27 +44,15 @@ class SplitWalk(Walk):
         super().__init__(stream, first, last, deep=deep)
         self._url, self._jobs = url, jobs
 
-    async def _links(self) -> Verdict:
-        written = (await self._stream.end(0, count=1)).written
-        upto = written if self._last is None else min(self._last, written)
+    async def _walk(self, head: Head, upto: int) -> Verdict:
         jobs = self._jobs or min(usable_cores(), (upto - self.first + 1) // WORTHWHILE)
         ranges = split(self.first, upto, jobs)
         if len(ranges) < 2:
-            return await super()._links()
-        head = START if self.first == 1 else await self._anchor(written)
-        if isinstance(head, Verdict):
-            return head
-        self.expected = upto - head.event_id
+            return await super()._walk(head, upto)
         parts = [Part(self._url, self._stream.keys.chain, low, high) for low, high in ranges]
-        return await self._joined(head, await in_processes(check_part, parts, self._so_far))
-
-    def _so_far(self, checked: int) -> None:
-        self.checked = checked
-
-    async def _joined(self, head: Head, parts: list[Checked]) -> Verdict:
-        """The verdict of one walk over all the parts. The first break of the first part that has one wins."""
+        checked = await in_processes(check_part, parts, self._so_far)
         self.checked = 0
-        for part in parts:
+        for part in checked:
             if part.anchor != head:
                 break  # something is missing or was changed at the seam
             self.checked += part.verdict.checked
@@ -73,19 +60,13 @@ class SplitWalk(Walk):
             self._sources.update(part.sources)
             head = part.verdict.head
             if not part.verdict.valid:
+                # The verdict of one walk over all the parts: the first break of the first part that has one wins.
                 return part.verdict._replace(checked=self.checked)
-        return await self._behind(head)
+        # On from where the parts joined up to: what was appended meanwhile, or the break at a seam.
+        return await super()._walk(head, upto)
 
-    async def _behind(self, head: Head) -> Verdict:
-        """Walk on from where the parts joined up to: what was appended meanwhile, or the break at a seam."""
-        pace = Pace()
-        while True:
-            page = await self._page(head.event_id, pace)
-            pace.saw(page.events)
-            verdict = self._check(page, head)
-            if not verdict.valid or not page.events:
-                return verdict
-            head = verdict.head
+    def _so_far(self, checked: int) -> None:
+        self.checked = checked
 
 
 # --- in a process of its own

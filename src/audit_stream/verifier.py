@@ -64,6 +64,10 @@ class Walk:
                 return anchor
             head = anchor
         self.expected = max(0, upto - head.event_id)
+        return await self._walk(head, upto)
+
+    async def _walk(self, head: Head, upto: int) -> Verdict:
+        """Check every link behind `head`. The chain went up to event `upto` a moment ago, and may go on."""
         pace = Pace()
         reading = asyncio.create_task(self._page(head.event_id, pace))
         try:

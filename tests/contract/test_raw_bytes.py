@@ -9,9 +9,10 @@ from http.client import HTTPResponse
 from urllib.parse import quote_from_bytes, urlsplit
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.fuzzing import fuzzed
 from tests.harness import ServerProcess, running_server
 
 GETS = [b"/", b"/healthz", b"/readyz", b"/events", b"/events/1", b"/stream", b"/verify", b"/stats", b"/schema"]
@@ -19,14 +20,6 @@ POSTS = [b"/events", b"/events/batch"]
 PARAMETERS = b"kind source since until after before limit named from to deep".split()
 HEADERS = b"Idempotency-Key Last-Event-ID Accept Content-Type Content-Encoding Cookie Host Expect Upgrade Range".split()
 EVENT = {"kind": "other", "source": "raw", "payload": {"text": "é", "n": [1, 0.5, None]}}
-
-fuzzed = settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
 
 
 @pytest.fixture(scope="module")

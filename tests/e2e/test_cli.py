@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from audit_stream.cli.follow import Parser
+from audit_stream.client.sse import Parser
 from audit_stream.settings import VARIABLES
 from tests.e2e.terminal import Answer, ScriptedServer, command, ids, on_terminal, read_ids, run, running
 from tests.harness import ServerProcess, clean_environ, running_server, start_server

@@ -19,11 +19,12 @@ import httpx
 import msgspec
 import pytest
 import redis
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audit_stream.embedded import EmbeddedValkey
 from audit_stream.kinds import BUILT_IN
+from tests.fuzzing import fuzzed
 from tests.harness import ServerProcess, running_server
 
 FIELDS = ["event_id", "timestamp", "kind", "source", "payload", "prev_hash", "hash"]
@@ -701,13 +702,6 @@ def test_an_empty_chain_is_valid(empty: ServerProcess) -> None:
 
 # --- whatever is sent, it is the client's fault
 
-fuzzed = settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
 _values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(BUILT_IN),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),

@@ -6,7 +6,7 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
-from audit_stream.cli.failures import Failed
+from audit_stream.cli.failures import Failed, words_of
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, printable, tell, until_reader_leaves, wants_json, write_lines
@@ -71,11 +71,8 @@ def doctor(ctx: click.Context, url: str, redis_url: str | None, chain: str, ack:
             diagnosis = with_stream(redis_url, chain, lambda stream: _of_redis(stream, ack))
         else:
             diagnosis = _of_server(url)
-    except (Failed, AuditStreamError) as error:
-        tell(f"cannot tell: {error}")
-        return CANNOT_TELL
     except Exception as error:
-        tell(f"cannot tell: {type(error).__name__}: {error}")
+        tell(f"cannot tell: {words_of(error)}")
         return CANNOT_TELL
     with until_reader_leaves():
         if wants_json(as_json):

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from audit_stream.errors import AuditStreamError
+
 
 class Failed(Exception):
     """The command cannot do what was asked."""
@@ -35,3 +37,8 @@ class Failed(Exception):
     def detail(self) -> str:
         """The server's own words, where there are any."""
         return str(self.problem.get("detail") or self)
+
+
+def words_of(error: Exception) -> str:
+    """What to say of an error: ours speak for themselves, any other is named."""
+    return str(error) if isinstance(error, Failed | AuditStreamError) else f"{type(error).__name__}: {error}"

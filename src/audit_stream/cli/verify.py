@@ -8,10 +8,9 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
-from audit_stream.cli.failures import Failed
+from audit_stream.cli.failures import words_of
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, printable, tell, until_reader_leaves, wants_json, write_lines
-from audit_stream.errors import AuditStreamError
 from audit_stream.pin import Pin, pin_file
 
 if TYPE_CHECKING:
@@ -90,12 +89,9 @@ def verify(
                 found = of_redis(redis_url, chain, Range(first, last, deep), list(pins.values()), jobs)
             else:
                 found = of_server(url, Range(first, last, deep), list(pins.values()))
-        except (Failed, AuditStreamError) as error:
-            tell(f"cannot tell: {error}")
-            return CANNOT_TELL
         except Exception as error:
             # Whatever went wrong, it is no evidence against the chain, and its exit code must not say so.
-            tell(f"cannot tell: {type(error).__name__}: {error}")
+            tell(f"cannot tell: {words_of(error)}")
             return CANNOT_TELL
         intact = found.verdict.valid and not any(found.contradictions)
         if kept and intact and found.verdict.head.event_id:
