@@ -16,12 +16,13 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 from msgspec import Meta
 
-from audit_stream.chain import Event, quoted
+from audit_stream.chain import BACKSLASH, QUOTE, Event, quoted
 from audit_stream.errors import Malformed, Refused
 
 MAX_NESTING = 64
 MAX_SOURCE_LENGTH = 256
 MAX_KEY_LENGTH = 255
+LF, CR = b"\n\r"
 
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
 
@@ -227,9 +228,10 @@ def instant(text: str, *, field: str) -> datetime:
 
 def to_json(event: Event) -> bytes:
     """Return the event as a JSON object, its stored payload text spliced in unchanged."""
+    timestamp = event.timestamp
     return b'{"event_id":%d,"timestamp":%b,"kind":%b,"source":%b,"payload":%b,"prev_hash":"%b","hash":"%b"}' % (
         event.event_id,
-        quoted(event.timestamp) if b'"' in event.timestamp or b"\\" in event.timestamp else b'"%b"' % event.timestamp,
+        quoted(timestamp) if QUOTE in timestamp or BACKSLASH in timestamp else b'"%b"' % timestamp,
         quoted(event.kind),
         quoted(event.source),
         event.payload,
@@ -250,7 +252,7 @@ def is_readable(event: Event) -> bool:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     hashes = event.prev_hash.isalnum() and event.hash.isalnum()
-    return plain and hashes and event.payload.isascii() and b"\n" not in event.payload and b"\r" not in event.payload
+    return plain and hashes and event.payload.isascii() and LF not in event.payload and CR not in event.payload
 
 
 def to_json_array(events: Sequence[Event]) -> bytes:
