@@ -162,6 +162,36 @@ def test_following_the_pages_shows_each_event_once(
     assert seen == [event.event_id for event in history.events if history.matches(event, Filter(kind, source))]
 
 
+ids_around_the_chain = st.lists(st.integers(1, COUNT + 20), min_size=1, unique=True)
+
+
+@settings(deadline=None, max_examples=40)
+@given(ids_around_the_chain)
+@example([COUNT + 1])
+@example([5, COUNT + 1, COUNT + 2])
+@example([9, 3, COUNT])
+def test_picking_leaves_out_what_is_not_there(history: History, ids: list[int]) -> None:
+    picked = history.runner.run(history.stream.pick(ids))
+    assert picked == [history.events[event_id - 1] for event_id in ids if event_id <= COUNT]
+
+
+def test_an_event_taken_out_of_the_chain_is_not_replaced_by_the_one_behind_it(redis_url: str) -> None:
+    chain = Chain(real_store(redis_url), "query.taken_out", "checked")
+
+    async def test() -> None:
+        stream = Stream(chain.store.clients(), chain.name)
+        async with chain.replica() as replica:
+            await replica.append([drafted(str(n)) for n in range(9)])
+        chain.raw.xdel(chain.keys.events, "4-0")
+        assert [event.event_id for event in await stream.pick([1, 4, 5, 9])] == [1, 5, 9]
+        assert [event.event_id for event in await stream.pick([1, 4, 9])] == [1, 9]
+        chain.forget_everything()
+        await stream.close()
+
+    asyncio.run(test())
+    chain.raw.close()
+
+
 def test_an_empty_chain_answers_every_question_with_nothing(redis_url: str, chain: str) -> None:
     async def ask() -> None:
         stream = Stream.at(redis_url, chain)
