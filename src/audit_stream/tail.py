@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from typing import NamedTuple
 
-from audit_stream.chain import Event
+from audit_stream.chain import Event, Head
 from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import is_readable, to_json
 from audit_stream.query import Filter, fetch, select
@@ -21,6 +21,8 @@ from audit_stream.stream import Page, Stream
 
 KEPT_EVENTS = 8 * 1024
 KEPT_BYTES = 16 * 1024 * 1024
+PRIMED_EVENTS = 256
+"""The newest ones are read at the start: whoever reconnects a moment later is answered from memory."""
 CHUNK_EVENTS = 256
 REPLAY_PAGE = 2_000
 HEARTBEAT_S = 15.0
@@ -101,8 +103,7 @@ class Tail:
         self._chunks: dict[tuple[int, View], tuple[int, bytes]] = {}
 
     async def __aenter__(self) -> "Tail":
-        self.newest, self._newest_hash = await self._stream.head()
-        self._floor = self.newest
+        await self._begin_at(await self._stream.head())
         self.connected = True
         self._tasks = [asyncio.create_task(self._read(), name="tail"), asyncio.create_task(self._beat(), name="beat")]
         return self
@@ -155,11 +156,20 @@ class Tail:
             # Redis came back with less than it had. Nobody may wait for ids that are, or will be, given out again.
             log.error("event #%d was seen here, and is not there any more: open streams are closed", self.newest)
             self._lost += 1
-        self._events, self._ids, self._frames, self._size_bytes = [], [], {}, 0
-        self.newest, self._newest_hash = head
-        self._floor = self.newest
+        await self._begin_at(head)
         self._wake()
         return b"%d-0" % self.newest
+
+    async def _begin_at(self, head: Head) -> None:
+        """Know the head and the few events before it, and nothing else."""
+        floor = max(0, head.event_id - PRIMED_EVENTS)
+        page = await self._stream.page(floor, upto=head.event_id, count=PRIMED_EVENTS)
+        whole = page.events and page.events[-1].hash == head.hash and len(page.events) == head.event_id - floor
+        events = page.events if whole and all(map(is_readable, page.events)) else []
+        self._events, self._ids, self._frames = events, [event.event_id for event in events], {}
+        self._size_bytes = sum(len(event.payload) for event in events)
+        self.newest, self._newest_hash = head
+        self._floor = floor if events else self.newest
 
     async def _still_holds_newest(self) -> bool:
         try:

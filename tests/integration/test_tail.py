@@ -21,12 +21,16 @@ KINDS = frozenset({"other"})
 class Watched(Stream):
     """Counts what the tail asks, and can be cut off from it."""
 
-    asked = 0
+    asked = pages = 0
     away = False
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.refused, self.answered = asyncio.Event(), asyncio.Event()
+
+    async def page(self, after: int, *, upto: int | None = None, count: int) -> Page:
+        self.pages += 1
+        return await super().page(after, upto=upto, count=count)
 
     async def wait(self, after: bytes, *, count: int, block_s: float) -> Page:
         self.asked += 1
@@ -70,6 +74,40 @@ def test_nothing_is_read_while_nobody_follows_and_whoever_comes_gets_all(redis_u
             await first.aclose()  # type: ignore[attr-defined]
             await write(stream, "c")
             assert await read(tail.follow(6, View()), 1) == [7]
+        await stream.close()
+
+    run(test())
+
+
+def test_who_resumes_near_the_end_is_answered_from_memory_and_who_is_further_back_from_the_chain(
+    redis_url: str, chain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PRIMED_EVENTS", 3)
+
+    async def test() -> None:
+        stream = Watched.at(redis_url, chain)
+        assert isinstance(stream, Watched)
+        await write(stream, *"abcdefg")
+        async with Tail(stream) as tail:
+            stream.pages = 0
+            assert await read(tail.follow(4, View()), 3) == [5, 6, 7]
+            assert stream.pages == 0
+            assert await read(tail.follow(3, View()), 4) == [4, 5, 6, 7]
+            assert stream.pages == 1
+        await stream.close()
+
+    run(test())
+
+
+def test_a_damaged_end_is_not_kept_in_memory_as_if_it_were_whole(redis_url: str, chain: str) -> None:
+    async def test() -> None:
+        stream = Stream.at(redis_url, chain)
+        await write(stream, *"abcd")
+        raw = redis_py.Redis.from_url(redis_url)
+        raw.xdel(stream.keys.events, "3-0")
+        raw.close()
+        async with Tail(stream) as tail:
+            assert await read(tail.follow(1, View()), 2) == [2, 4]
         await stream.close()
 
     run(test())
