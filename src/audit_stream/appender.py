@@ -1,7 +1,9 @@
 """Group commit: many waiting producers, one script call.
 
 One batch is in flight; whoever arrives meanwhile is in the next one. So the fsync that Redis makes
-before it answers is shared by the batch, and every producer waits for exactly one.
+before it answers is shared by the batch, and every producer waits for exactly one. Only when many events
+wait does a second batch follow at once, hashed onto the head that the first will leave: so Redis works
+while this process does. When the first turns out otherwise, nothing of the second is written either.
 
 Where a batch can stand, and who repairs it:
 
@@ -28,6 +30,9 @@ from audit_stream.submission import Batch, Receipt, Submission, key_conflict
 
 BATCH_EVENTS = 512
 BATCH_BYTES = 1024 * 1024
+WORTH_FOLLOWING = 128
+"""So many waiting events are worth a batch of their own behind the one in flight. Fewer gather until it is back:
+two small batches cost more than one."""
 QUEUE_EVENTS = 8 * 1024
 QUEUE_BYTES = 64 * 1024 * 1024
 LOST_RACES = 8
@@ -65,7 +70,10 @@ class Appender:
         self._ttl_ms = int(idempotency_ttl.total_seconds() * 1000)
         self._queue: deque[Submission] = deque()
         self._queued_events = self._queued_bytes = 0
-        self._arrived = asyncio.Event()
+        self._flights: list[asyncio.Task[None]] = []
+        """The batches in flight, two at most, in order."""
+        self._leaving: Head | None = None
+        """The head that the newest of them leaves if all goes well; None when that is not known."""
         self._closing = False
         self._head = START
         self._promised = NOTHING
@@ -78,13 +86,12 @@ class Appender:
 
     async def __aenter__(self) -> "Appender":
         self._head = await self._stream.head()
-        self._writer = asyncio.create_task(self._write_batches(), name="appender")
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._closing = True
-        self._arrived.set()
-        await self._writer
+        while self._flights:
+            await asyncio.wait(self._flights)
 
     async def append(self, drafts: Sequence[Draft]) -> list[Receipt]:
         """Append the drafts as one unit; return their receipts in order.
@@ -102,19 +109,24 @@ class Appender:
         self._queue.append(submission)
         self._queued_events += len(submission.drafts)
         self._queued_bytes += submission.size_bytes
-        self._arrived.set()
+        self._send_off()
         return await submission.settled
 
     # --- batches
 
-    async def _write_batches(self) -> None:
-        while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._queue:
-                await self._write()
-            if self._closing:
-                return
+    def _send_off(self) -> None:
+        """Begin the next batch if it is time. It is made when its task runs, of all that arrived until then."""
+        ahead = self._flights[0] if self._flights else None
+        if ahead is None and self._queue:
+            self._leaving = None
+        elif len(self._flights) != 1 or self._leaving is None or self._queued_events < WORTH_FOLLOWING:
+            return
+        self._flights.append(asyncio.create_task(self._fly(ahead), name="append"))
+
+    async def _fly(self, ahead: "asyncio.Task[None] | None") -> None:
+        await self._write(ahead)
+        self._flights = [flight for flight in self._flights if flight is not asyncio.current_task()]
+        self._send_off()
 
     def _next_batch(self) -> Batch:
         taken: list[Submission] = []
@@ -138,16 +150,16 @@ class Appender:
         self._queued_bytes -= submission.size_bytes
         return submission
 
-    async def _write(self) -> None:
+    async def _write(self, ahead: "asyncio.Task[None] | None") -> None:
         batch: Batch | None = None
         try:
-            if self._to_ask_first:
+            if self._to_ask_first and not ahead:
                 # Hashing onto a head of long ago would be work for nothing; and more producers join meanwhile.
                 self._to_ask_first -= 1
                 self._head = await self._stream.head()
             batch = self._next_batch()
             self.batches += 1
-            await self._append(batch)
+            await self._append(batch, ahead)
         except AuditStreamError as error:
             self._fail(batch, error)
         except Exception as error:
@@ -155,6 +167,7 @@ class Appender:
             self._fail(batch, error)
 
     def _fail(self, batch: Batch | None, error: Exception) -> None:
+        self._leaving = None
         if batch:
             batch.fail(error)
         if batch is None or isinstance(error, Unreachable):
@@ -164,7 +177,11 @@ class Appender:
 
     # --- one batch
 
-    async def _append(self, batch: Batch) -> None:
+    async def _append(self, batch: Batch, ahead: "asyncio.Task[None] | None") -> None:
+        if ahead and self._leaving is None:
+            await ahead  # it did not go as it was offered; where it leads is known when it is settled
+            ahead = None
+        head = (ahead and self._leaving) or self._head
         races = 0
         while pending := batch.pending():
             if self._hashing == "script" or races == LOST_RACES:
@@ -172,17 +189,27 @@ class Appender:
                     await self._let_script_hash(part)
                 return
             drafts = [submission.drafts[place] for submission, place in pending]
-            events = _link(self._head, drafts)
-            match await self._call(drafts, events):
-                case Appended() | Landed() as reply:
+            events = _link(head, drafts)
+            # When one follows already, its offer was made for another head than this one will leave.
+            newest = self._flights[-1] is asyncio.current_task()
+            self._leaving = Head(events[-1].event_id, events[-1].hash) if newest else None
+            reply = await self._call(drafts, events)
+            if not isinstance(reply, Appended):
+                self._leaving = None
+            if ahead:
+                await ahead
+                ahead = None
+            match reply:
+                case Appended() | Landed():
                     await self._commit(pending, events, reply)
                 case Seen(event_ids):
                     await self._replay(batch, pending, event_ids)
-                case Moved(head):
-                    self._head = head
+                case Moved(moved_to):
+                    self._head = moved_to
                     races += 1
                     self.lost_races += 1
                     self._to_ask_first = ASKED_FIRST
+            head = self._head
         batch.answer()
 
     async def _let_script_hash(self, batch: Batch) -> None:

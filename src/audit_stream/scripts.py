@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hiredis import pack_command
 from redis.asyncio import Redis
-from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import NoScriptError
 
 from audit_stream.chain import Head
+from audit_stream.pipelined import Pipelined
 
 _HERE = Path(__file__).parent
 
@@ -81,7 +80,7 @@ class Landed(NamedTuple):
 
 
 async def append(
-    redis: Redis,
+    redis: Pipelined,
     events_key: bytes,
     time_key: bytes,
     token_key: bytes,
@@ -104,13 +103,17 @@ async def append(
         argv += event[:6]
         argv.append(b"1" if event.once_key else b"")
     text, sha = append_script()
-    wait = ("WAIT", replicas, replicas_timeout_ms) if replicas else None
     try:
-        reply, held = await _call(redis, ("EVALSHA", sha, len(keys), *keys, *argv), wait)
+        answered = await redis.call(("EVALSHA", sha, len(keys), *keys, *argv))
     except NoScriptError:
-        reply, held = await _call(redis, ("EVAL", text, len(keys), *keys, *argv), wait)
+        answered = await redis.call(("EVAL", text, len(keys), *keys, *argv))
+    reply = answered.reply
     match reply[0]:
         case b"appended":
+            held = 0
+            if replicas:
+                # WAIT speaks of the writes of the connection that it comes on.
+                held = int((await redis.call(("WAIT", replicas, replicas_timeout_ms), on=answered.line)).reply)
             return Appended(reply[1], reply[2].decode(), reply[3], reply[4:], held)
         case b"moved":
             return Moved(Head(reply[1], reply[2]))
@@ -119,26 +122,6 @@ async def append(
         case b"landed":
             return Landed(reply[1])
     raise RuntimeError(f"append.lua answered {reply!r}")
-
-
-async def _call(redis: Redis, command: tuple[Any, ...], wait: tuple[Any, ...] | None) -> tuple[Any, int]:
-    """Send one command, and WAIT on the same connection, whose writes it speaks of.
-
-    On a connection itself: `execute_command` packs in Python, and costs a tenth of an append.
-    """
-    pool = redis.connection_pool
-    connection = await pool.get_connection()
-    try:
-        reply = await _exchange(connection, command)
-        return reply, int(await _exchange(connection, wait)) if wait and reply[0] == b"appended" else 0
-    finally:
-        await pool.release(connection)
-
-
-async def _exchange(connection: AbstractConnection, command: tuple[Any, ...]) -> Any:
-    # An error on the way, or a cancelled wait, closes the connection: no reply is left for the next one to read.
-    await connection.send_packed_command(pack_command(command), check_health=False)
-    return await connection.read_response()
 
 
 async def probe(redis: Redis) -> bool:

@@ -15,6 +15,7 @@ from audit_stream.chain import START, Event, Head, quoted
 from audit_stream.connection import READ_TIMEOUT_S, Clients, connect, reaching, reading
 from audit_stream.errors import ChainBroken
 from audit_stream.event import Draft, is_readable
+from audit_stream.pipelined import Pipelined
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
 
 FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
@@ -92,6 +93,7 @@ class Stream:
 
     def __init__(self, clients: Clients, chain: str) -> None:
         self._write, self._read, self._tail = clients
+        self._appends = Pipelined(self._write)
         self.keys = Keys(chain)
         self._link_keys = lru_cache(maxsize=8192)(self._make_link_keys)
 
@@ -128,7 +130,7 @@ class Stream:
             batch.append(Linked(*draft[:4], text, offered, kind_key, source_key, once_key))
         with reaching():
             return await scripts.append(
-                self._write,
+                self._appends,
                 self.keys.events,
                 self.keys.time,
                 self.keys.batch(token),
