@@ -27,6 +27,7 @@ from audit_stream.scripts import Appended, Landed, Moved, Seen
 from audit_stream.settings import FSYNC, Ack, Hashing
 from audit_stream.stream import NOTHING, Stream
 from audit_stream.submission import Batch, Receipt, Submission, key_conflict
+from audit_stream.tally import Tally
 
 BATCH_EVENTS = 512
 BATCH_BYTES = 1024 * 1024
@@ -63,8 +64,10 @@ class Appender:
         hashing: Hashing = "checked",
         ack: Ack = FSYNC,
         idempotency_ttl: timedelta = timedelta(hours=24),
+        tally: Tally | None = None,
     ) -> None:
         self._stream = stream
+        self._tally = tally or Tally()
         self._hashing = hashing
         self._ack = ack
         self._ttl_ms = int(idempotency_ttl.total_seconds() * 1000)
@@ -109,6 +112,7 @@ class Appender:
         self._queue.append(submission)
         self._queued_events += len(submission.drafts)
         self._queued_bytes += submission.size_bytes
+        self._tell_queue()
         self._send_off()
         return await submission.settled
 
@@ -142,7 +146,12 @@ class Appender:
                 break
             keys.update(submission.keys)
             taken.append(self._take())
+        self._tell_queue()
         return Batch(taken)
+
+    def _tell_queue(self) -> None:
+        self._tally.hold("queue_events", self._queued_events)
+        self._tally.hold("queue_bytes", self._queued_bytes)
 
     def _take(self) -> Submission:
         submission = self._queue.popleft()
@@ -174,6 +183,7 @@ class Appender:
             # It is the same for whoever waits behind this batch: let them hear it now.
             while self._queue:
                 self._take().fail(error)
+            self._tell_queue()
 
     # --- one batch
 
@@ -208,6 +218,7 @@ class Appender:
                     self._head = moved_to
                     races += 1
                     self.lost_races += 1
+                    self._tally.count("lost_races")
                     self._to_ask_first = ASKED_FIRST
             head = self._head
         batch.answer()
@@ -273,6 +284,9 @@ class Appender:
     ) -> None:
         """The events are on the chain. Keep them as receipts when the promise is kept too."""
         self._head = Head(events[-1].event_id, events[-1].hash)
+        self._tally.batch_events.observe(len(events))
+        for event in events:
+            self._tally.event(event.kind, event.source)
         if isinstance(reply, Appended) and reply.refused != self.index_trouble:
             self.index_trouble = reply.refused
             if reply.refused:
@@ -300,6 +314,7 @@ class Appender:
                 )
             if draft.says_the_same_as(event):
                 submission.receipts[place] = Receipt(event, replayed=True)
+                self._tally.count("replays")
             elif submission in batch.submissions:
                 batch.drop(submission, key_conflict(draft))
 

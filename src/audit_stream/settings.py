@@ -43,6 +43,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hashing: Hashing = "checked"
     max_event_bytes: int = 256 * 1024
     idempotency_ttl: timedelta = timedelta(hours=24)
+    verify_every: timedelta | None = None
+    verify_whole_every: timedelta = timedelta(hours=24)
 
     @property
     def bind_host(self) -> str:
@@ -150,6 +152,10 @@ def _duration(name: str, text: str) -> timedelta:
     return int(match.group(1)) * timedelta(seconds={"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)])
 
 
+def _duration_or_off(name: str, text: str) -> timedelta | None:
+    return None if text == "off" else _duration(name, text)
+
+
 VARIABLES: dict[str, Variable] = {
     "AUDIT_STREAM_REDIS_URL": Variable(
         "redis_url",
@@ -177,6 +183,15 @@ VARIABLES: dict[str, Variable] = {
     ),
     "AUDIT_STREAM_IDEMPOTENCY_TTL": Variable(
         "idempotency_ttl", _duration, "24h", "how long an idempotency key is remembered"
+    ),
+    "AUDIT_STREAM_VERIFY_EVERY": Variable(
+        "verify_every",
+        _duration_or_off,
+        "off",
+        "how often to verify what is new in the background: 10m; off: only when asked",
+    ),
+    "AUDIT_STREAM_VERIFY_WHOLE_EVERY": Variable(
+        "verify_whole_every", _duration, "24h", "how often the background verifies the whole chain"
     ),
 }
 

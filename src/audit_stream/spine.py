@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from audit_stream.appender import Appender
@@ -11,7 +11,9 @@ from audit_stream.promise import Finding, judge
 from audit_stream.settings import Settings
 from audit_stream.stream import Stream
 from audit_stream.tail import Tail
+from audit_stream.tally import Board, Tally
 from audit_stream.verifier import Verifier
+from audit_stream.watch import Verdicts, Watch
 
 REACHABLE_WITHIN_S = 10.0
 
@@ -22,6 +24,8 @@ class Spine(NamedTuple):
     appender: Appender
     tail: Tail
     verifier: Verifier
+    tally: Tally
+    verdicts: Verdicts
 
 
 def spine_of(state: Any) -> Spine:
@@ -31,18 +35,31 @@ def spine_of(state: Any) -> Spine:
 
 
 @asynccontextmanager
-async def open_spine(settings: Settings, redis_url: str) -> AsyncIterator[Spine]:
+async def open_spine(settings: Settings, redis_url: str, tally: Tally | None = None) -> AsyncIterator[Spine]:
     """Open the chain, refusing one that this replica must not write to (see `check`)."""
-    stream = Stream.at(redis_url, settings.chain)
+    tally = tally or Tally(Board(settings.kinds))
+    stream = Stream.at(redis_url, settings.chain, tally)
     try:
         await check(stream, settings)
         appender = Appender(
-            stream, hashing=settings.hashing, ack=settings.ack, idempotency_ttl=settings.idempotency_ttl
+            stream, hashing=settings.hashing, ack=settings.ack, idempotency_ttl=settings.idempotency_ttl, tally=tally
         )
-        verifier = Verifier(stream)
-        async with appender, Tail(stream) as tail:
+        verdicts = Verdicts(tally)
+        verifier = Verifier(stream, verdicts.asked_for)
+        async with AsyncExitStack() as opened:
+            await opened.enter_async_context(appender)
+            tail = await opened.enter_async_context(Tail(stream, tally=tally))
+            if settings.verify_every and tally.worker == 0:
+                watch = Watch(
+                    stream,
+                    verdicts,
+                    token=tally.board.token,
+                    every=settings.verify_every,
+                    whole_every=settings.verify_whole_every,
+                )
+                await opened.enter_async_context(watch)
             try:
-                yield Spine(settings, stream, appender, tail, verifier)
+                yield Spine(settings, stream, appender, tail, verifier, tally, verdicts)
             finally:
                 await verifier.close()
     finally:

@@ -4,8 +4,10 @@ The events stream alone is the truth; the index streams beside it can be rebuilt
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache
+from time import perf_counter
 from typing import Any, NamedTuple, cast
 
 from redis.exceptions import ResponseError, WatchError
@@ -17,6 +19,7 @@ from audit_stream.errors import ChainBroken
 from audit_stream.event import Draft, is_readable
 from audit_stream.pipelined import Pipelined
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
+from audit_stream.tally import Tally
 
 FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
 """Of an entry of the events stream, in this order."""
@@ -53,6 +56,11 @@ class Keys(NamedTuple):
     def batch(self, token: bytes) -> bytes:
         """Names a batch that the script hashes, so that a lost reply can be settled."""
         return b"{%b}:batch:%b" % (self.chain.encode(), token)
+
+    @property
+    def verifier(self) -> bytes:
+        """Names the server that verifies in the background."""
+        return b"{%b}:verifier" % self.chain.encode()
 
     def rebuilt(self, token: bytes, key: bytes) -> bytes:
         """Where the index that is to stand at `key` grows until it is whole."""
@@ -91,15 +99,16 @@ class End(NamedTuple):
 class Stream:
     """One chain. Raises Unreachable when Redis is away, ChainBroken when a key or an entry is not ours."""
 
-    def __init__(self, clients: Clients, chain: str) -> None:
+    def __init__(self, clients: Clients, chain: str, tally: Tally | None = None) -> None:
         self._write, self._read, self._tail = clients
         self._appends = Pipelined(self._write)
+        self._tally = tally or Tally()
         self.keys = Keys(chain)
         self._link_keys = lru_cache(maxsize=8192)(self._make_link_keys)
 
     @classmethod
-    def at(cls, url: str, chain: str = "audit") -> "Stream":
-        return cls(connect(url), chain)
+    def at(cls, url: str, chain: str = "audit", tally: Tally | None = None) -> "Stream":
+        return cls(connect(url), chain, tally)
 
     async def close(self) -> None:
         for client in (self._tail, self._write, self._read):
@@ -128,8 +137,9 @@ class Stream:
             text, kind_key, source_key = self._link_keys(draft.kind, draft.source)
             once_key = self.keys.once(draft.once) if draft.once else b""
             batch.append(Linked(*draft[:4], text, offered, kind_key, source_key, once_key))
+        began = perf_counter()
         with reaching():
-            return await scripts.append(
+            reply = await scripts.append(
                 self._appends,
                 self.keys.events,
                 self.keys.time,
@@ -141,6 +151,8 @@ class Stream:
                 replicas=replicas,
                 replicas_timeout_ms=replicas_timeout_ms,
             )
+        self._tally.redis_append_seconds.observe(perf_counter() - began)
+        return reply
 
     def _make_link_keys(self, kind: bytes, source: bytes) -> tuple[bytes, bytes, bytes]:
         # What Lua would have to escape, it is given escaped: it never encodes JSON.
@@ -149,9 +161,16 @@ class Stream:
 
     # --- read
 
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        began = perf_counter()
+        async with reading():
+            yield
+        self._tally.redis_read_seconds.observe(perf_counter() - began)
+
     async def head(self) -> Head:
         """The newest event; START for an empty chain."""
-        async with reading():
+        async with self._reading():
             reply = await self._read.execute_command("XREVRANGE", self.keys.events, "+", "-", "COUNT", 1)
         events = _page(reply).unbroken()
         return Head(events[0].event_id, events[0].hash) if events else START
@@ -164,7 +183,7 @@ class Stream:
         """Up to `count` events in order, from the one behind the cursor `after` to `upto`."""
         # From the very first id behind event `after`, so that an entry squeezed in between is seen as well.
         start, end = b"(%d-0" % after, b"+" if upto is None else b"%d" % upto
-        async with reading():
+        async with self._reading():
             return _page(await self._read.execute_command("XRANGE", self.keys.events, start, end, "COUNT", count))
 
     async def pick(self, event_ids: Sequence[int]) -> list[Event]:
@@ -180,7 +199,7 @@ class Stream:
         """In one command and one reply: an XREAD that names the stream once for each event."""
         names = [self.keys.events] * len(event_ids)
         before = [b"%d-%d" % (event_id - 1, LAST_SEQUENCE) for event_id in event_ids]
-        async with reading():
+        async with self._reading():
             reply = await self._read.execute_command("XREAD", "COUNT", 1, "STREAMS", *names, *before)
         page = _page([entries[0] for _, entries in reply or []])
         # Where an event is missing the one behind it came instead.
@@ -199,7 +218,7 @@ class Stream:
 
     async def end(self, after: int, *, count: int, indexes: Sequence[bytes] = ()) -> End:
         """Read up to `count` events behind `after`, the highest id ever written and how indexes end, in one step."""
-        async with reading():
+        async with self._reading():
             async with self._read.pipeline(transaction=True) as pipeline:
                 pipeline.execute_command("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
                 pipeline.xinfo_stream(self.keys.events)
@@ -229,13 +248,13 @@ class Stream:
         """Up to `count` event_ids from the index at `key`, between `low` and `high`, both included."""
         first, last = b"%d" % max(low, 0), b"+" if high is None else b"%d" % max(high, 0)
         command, bounds = ("XREVRANGE", (last, first)) if newest_first else ("XRANGE", (first, last))
-        async with reading():
+        async with self._reading():
             reply = await self._read.execute_command(command, key, *bounds, "COUNT", count)
         return [int(entry_id.partition(b"-")[0]) for entry_id, _ in reply]
 
     async def in_index(self, key: bytes, event_ids: Sequence[int]) -> list[int]:
         """Those of the ids that the index at `key` holds."""
-        async with reading(), self._read.pipeline(transaction=False) as pipeline:
+        async with self._reading(), self._read.pipeline(transaction=False) as pipeline:
             for event_id in event_ids:
                 pipeline.execute_command("XRANGE", key, b"%d-0" % event_id, b"%d-0" % event_id)
             replies = await pipeline.execute()
@@ -243,27 +262,27 @@ class Stream:
 
     async def lengths(self, keys: Sequence[bytes]) -> list[int]:
         """How many entries each of these streams holds, all read at once."""
-        async with reading(), self._read.pipeline(transaction=True) as pipeline:
+        async with self._reading(), self._read.pipeline(transaction=True) as pipeline:
             for key in keys:
                 pipeline.xlen(key)
             return list(await pipeline.execute())
 
     async def first_at(self, ms: int) -> int | None:
         """The first event committed at or after this Unix time in milliseconds."""
-        async with reading():
+        async with self._reading():
             reply = await self._read.execute_command("XRANGE", self.keys.time, b"%d" % max(ms, 0), "+", "COUNT", 1)
         return int(reply[0][0].partition(b"-")[2]) if reply else None
 
     async def last_before(self, ms: int) -> int | None:
         """The last event committed before this Unix time in milliseconds."""
         bound = b"(%d-0" % max(ms, 1)
-        async with reading():
+        async with self._reading():
             reply = await self._read.execute_command("XREVRANGE", self.keys.time, bound, "-", "COUNT", 1)
         return int(reply[0][0].partition(b"-")[2]) if reply else None
 
     async def time_index(self, after: bytes, *, count: int) -> list[tuple[bytes, int]]:
         """Up to `count` (entry id, event_id) of the index by commit time, behind the entry `after`."""
-        async with reading():
+        async with self._reading():
             reply = await self._read.execute_command("XRANGE", self.keys.time, b"(" + after, "+", "COUNT", count)
         return [(entry_id, int(entry_id.partition(b"-")[2])) for entry_id, _ in reply]
 
@@ -284,7 +303,7 @@ class Stream:
 
         A setting that this user may not read is left out.
         """
-        async with reading():
+        async with self._reading():
             info = await self._read.info()
             facts = {name: str(value) for name, value in info.items()}
             for setting in _SETTINGS:
@@ -297,7 +316,7 @@ class Stream:
 
     async def runs_scripts(self) -> bool:
         """Whether Redis runs our Lua and it computes SHA-256 right."""
-        async with reading():
+        async with self._reading():
             return await scripts.probe(self._read)
 
     async def replicas_hold(self, replicas: int, timeout_ms: int) -> int:
@@ -310,7 +329,7 @@ class Stream:
 
     async def type_of(self, key: bytes) -> str:
         """What Redis holds at the key: stream, string, none …"""
-        async with reading():
+        async with self._reading():
             return _text(await self._read.type(key))
 
     async def now_ms(self) -> int:
@@ -318,6 +337,34 @@ class Stream:
         with reaching():
             seconds, microseconds = await self._read.time()
         return int(seconds) * 1000 + int(microseconds) // 1000
+
+    # --- whose turn it is to verify
+
+    async def take_lease(self, token: bytes, lease_ms: int) -> bool:
+        """Take the verifier's lease, or keep it for another `lease_ms`; False while another token holds it."""
+        key = self.keys.verifier
+        async with self._reading():
+            if await self._read.set(key, token, nx=True, px=lease_ms):
+                return True
+            return await self._if_held(token, lambda pipeline: pipeline.pexpire(key, lease_ms))
+
+    async def let_go(self, token: bytes) -> bool:
+        """Give the lease back, so that another need not wait until it runs out."""
+        async with self._reading():
+            return await self._if_held(token, lambda pipeline: pipeline.unlink(self.keys.verifier))
+
+    async def _if_held(self, token: bytes, change: Callable[[Any], object]) -> bool:
+        async with self._read.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(self.keys.verifier)
+            if await cast("Awaitable[bytes | None]", pipeline.get(self.keys.verifier)) != token:
+                return False
+            pipeline.multi()
+            change(pipeline)
+            try:
+                await pipeline.execute()
+            except WatchError:
+                return False  # it ran out in this moment
+        return True
 
     # --- rebuilding the indexes
 

@@ -18,6 +18,7 @@ from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import is_readable, to_json
 from audit_stream.query import Filter, fetch, select
 from audit_stream.stream import Page, Stream
+from audit_stream.tally import Tally
 
 KEPT_EVENTS = 8 * 1024
 KEPT_BYTES = 16 * 1024 * 1024
@@ -73,8 +74,9 @@ class View(NamedTuple):
 class Tail:
     """The newest events of one chain, for any number of subscribers. Start it with `async with`."""
 
-    def __init__(self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S) -> None:
+    def __init__(self, stream: Stream, *, heartbeat_s: float = HEARTBEAT_S, tally: Tally | None = None) -> None:
         self._stream = stream
+        self._tally = tally or Tally()
         self._heartbeat_s = heartbeat_s
         self._events: list[Event] = []
         self._ids: list[int] = []
@@ -256,13 +258,14 @@ class Tail:
         yield b"retry: %d\n: audit-stream\n\n" % RETRY_MS
         lane = next(self._next_lane)
         told, beats, lost, live = cursor, self._beats, self._lost, False
-        self.subscribers += 1
+        self._count(1)
         self._followed.set()
         try:
             while not self._closing and lost == self._lost:
                 news = self._news[lane]
                 if cursor < self._floor:
                     if live:
+                        self._tally.count("sse_drops")
                         yield b": too far behind; resume from your last id\n\n"
                         return
                     try:
@@ -291,9 +294,13 @@ class Tail:
                     yield b"id: %d\n\n" % cursor if told < cursor else b": heartbeat\n\n"
                     told = cursor
         finally:
-            self.subscribers -= 1
+            self._count(-1)
             if not self.subscribers:
                 asyncio.get_running_loop().call_later(LINGER_S, self._rest)
+
+    def _count(self, come_or_gone: int) -> None:
+        self.subscribers += come_or_gone
+        self._tally.hold("sse_subscribers", self.subscribers)
 
     async def _replay(self, cursor: int, view: View) -> AsyncIterator[tuple[int, bytes]]:
         upto = self.newest

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from operator import itemgetter
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Literal, NamedTuple
 
 from audit_stream.chain import START, Head, Verdict, verify
@@ -16,6 +16,8 @@ from audit_stream.stream import Page, Stream
 LAST_STRETCH = 2_000
 INDEX_PAGE = 5_000
 PART_EVENTS = 250
+GENTLE = 4
+"""A gentle walk rests so many times as long as it works."""
 
 
 Indexes = Literal["agree", "disagree", "not checked"]
@@ -34,8 +36,11 @@ class Report(NamedTuple):
 class Walk:
     """One pass over the chain, from event `first` to `last` or to the end."""
 
-    def __init__(self, stream: Stream, first: int, last: int | None, *, deep: bool = False) -> None:
+    def __init__(
+        self, stream: Stream, first: int, last: int | None, *, deep: bool = False, gentle: bool = False
+    ) -> None:
         self._stream, self.first, self._last, self._deep = stream, first, last, deep
+        self._gentle = gentle
         self._kinds: Counter[bytes] = Counter()
         self._sources: Counter[bytes] = Counter()
         self.checked = 0
@@ -47,7 +52,9 @@ class Walk:
         began = monotonic()
         verdict = await self._links()
         indexes: Indexes = "not checked"
-        if verdict.valid and self.first == 1 and self._last is None:
+        if verdict.valid and self.first > 1 and self._last is None:
+            verdict, _ = await self._to_the_end(verdict, indexes=False)
+        elif verdict.valid and self._last is None:
             verdict = await self._end(verdict)
             indexes = "agree" if verdict.valid else "disagree"
             if verdict.first_break_at == verdict.head.event_id + 1:
@@ -77,10 +84,13 @@ class Walk:
                 if page.events and not page.foreign:
                     # Redis reads the next page while this one is hashed.
                     reading = asyncio.create_task(self._page(page.events[-1].event_id, pace))
+                rest_s = 0.0
                 for part in _in_parts(page):
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(rest_s)
+                    began = perf_counter()
                     verdict = self._check(part, head)
                     head = verdict.head
+                    rest_s = GENTLE * (perf_counter() - began) if self._gentle else 0
                     if not verdict.valid:
                         return verdict
                 if not page.events:
@@ -118,24 +128,30 @@ class Walk:
 
     # --- the end, and the indexes
 
-    async def _end(self, verdict: Verdict) -> Verdict:
+    async def _to_the_end(
+        self, verdict: Verdict, *, indexes: bool
+    ) -> tuple[Verdict, list[tuple[bytes, tuple[int, int]]]]:
+        """Check what was appended meanwhile and that nothing was cut off; with how the indexes ended at that moment."""
         while True:
-            counts = self._expected_lengths()
-            end = await self._stream.end(verdict.head.event_id, count=LAST_STRETCH, indexes=list(counts))
+            keys = list(self._expected_lengths()) if indexes else []
+            end = await self._stream.end(verdict.head.event_id, count=LAST_STRETCH, indexes=keys)
             verdict = self._check(end.page, verdict.head)
             if not verdict.valid:
-                return verdict
+                return verdict, []
             if len(end.page.events) < LAST_STRETCH:
                 break
         head = verdict.head
         if end.written > head.event_id:
             reason = f"chain ends at event #{head.event_id}, but #{end.written} was written"
-            return verdict._replace(valid=False, first_break_at=head.event_id + 1, reason=reason)
-        expected = self._expected_lengths()
-        agree = {
-            key: length == expected[key] and last_id <= head.event_id
-            for key, (length, last_id) in zip(counts, end.indexes, strict=True)
-        }
+            return verdict._replace(valid=False, first_break_at=head.event_id + 1, reason=reason), []
+        return verdict, list(zip(keys, end.indexes, strict=True))
+
+    async def _end(self, verdict: Verdict) -> Verdict:
+        verdict, ends = await self._to_the_end(verdict, indexes=True)
+        if not verdict.valid:
+            return verdict
+        head, expected = verdict.head, self._expected_lengths()
+        agree = {key: length == expected[key] and last_id <= head.event_id for key, (length, last_id) in ends}
         if self._deep:
             agree = dict.fromkeys([*agree, *await self._stream.index_keys()], False)
         for key in [key for key, fine in agree.items() if not fine]:
@@ -217,8 +233,9 @@ def _in_parts(page: Page) -> Iterator[Page]:
 class Verifier:
     """Shares one walk among all who ask for the same at the same time."""
 
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
+    def __init__(self, stream: Stream, on_report: Callable[[Report, bool], None] | None = None) -> None:
+        """`on_report` is told each report, and whether it is about all of the chain."""
+        self._stream, self._on_report = stream, on_report
         self._walks: dict[tuple[int, int | None, bool], tuple[Walk, asyncio.Task[Report]]] = {}
 
     def start(
@@ -236,8 +253,13 @@ class Verifier:
             walk = Walk(self._stream, first, last, deep=deep)
             task = asyncio.create_task(walk.run(), name="verify")
             shared = self._walks[asked] = (walk, task)
-            task.add_done_callback(lambda _: self._walks.pop(asked))
+            task.add_done_callback(lambda done: self._ended(asked, done))
         return shared
+
+    def _ended(self, asked: tuple[int, int | None, bool], done: "asyncio.Task[Report]") -> None:
+        del self._walks[asked]
+        if self._on_report and not done.cancelled() and not done.exception():
+            self._on_report(done.result(), asked[:2] == (1, None))
 
     async def close(self) -> None:
         tasks = [task for _, task in self._walks.values()]

@@ -15,16 +15,17 @@ from audit_stream.server.problems import HANDLERS, in_json
 from audit_stream.server.routes import ROUTES
 from audit_stream.settings import Settings
 from audit_stream.spine import open_spine
+from audit_stream.tally import Tally
 
 
-def create_app(settings: Settings) -> Litestar:
+def create_app(settings: Settings, tally: Tally | None = None) -> Litestar:
     """Make the ASGI application for a given Redis; `audit-stream serve` finds or starts one first."""
 
     @asynccontextmanager
     async def spine(app: Litestar) -> AsyncIterator[None]:
         if settings.redis_url is None:
             raise Misconfigured("AUDIT_STREAM_REDIS_URL is not set; `audit-stream serve` starts an embedded Valkey")
-        async with open_spine(settings, settings.redis_url) as opened:
+        async with open_spine(settings, settings.redis_url, tally) as opened:
             app.state.spine = opened
             yield
 

@@ -6,13 +6,14 @@ waits for, those cost half of the throughput. See also express.py.
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import perf_counter
 from typing import Any, cast
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
 from audit_stream.errors import Refused, TooLarge
 from audit_stream.event import MAX_KEY_LENGTH, Draft, decode, decode_batch, draft, to_json, to_json_array
-from audit_stream.server.problems import Unsupported
+from audit_stream.server.problems import Unsupported, failure
 from audit_stream.spine import Spine
 from audit_stream.submission import Receipt
 
@@ -35,23 +36,35 @@ def answered_by(answer: Answer) -> Callable[[ASGIApp], ASGIApp]:
 
 async def append_one(scope: Scope, receive: Receive, send: Send) -> None:
     spine: Spine = scope["litestar_app"].state.spine
-    headers = _interesting(scope)
-    body = await _read(receive, headers, spine.settings.max_event_bytes, "an event")
-    if body is None:
-        return
-    made = draft(decode(body), spine.settings.kind_set, once=headers.get(b"idempotency-key"))
-    receipts = await spine.appender.append((made,))
+    try:
+        headers = _interesting(scope)
+        body = await _read(receive, headers, spine.settings.max_event_bytes, "an event")
+        if body is None:
+            return
+        began = perf_counter()
+        made = draft(decode(body), spine.settings.kind_set, once=headers.get(b"idempotency-key"))
+        receipts = await spine.appender.append((made,))
+    except Exception as error:
+        spine.tally.failed(failure(error))
+        raise
+    spine.tally.append_seconds.observe(perf_counter() - began)
     event = receipts[0].event
     await _answer(send, receipts, to_json(event), [(b"location", b"/events/%d" % event.event_id)])
 
 
 async def append_batch(scope: Scope, receive: Receive, send: Send) -> None:
     spine: Spine = scope["litestar_app"].state.spine
-    headers = _interesting(scope)
-    body = await _read(receive, headers, BATCH_BYTES, "a batch")
-    if body is None:
-        return
-    receipts = await spine.appender.append(await _drafts(body, headers, spine))
+    try:
+        headers = _interesting(scope)
+        body = await _read(receive, headers, BATCH_BYTES, "a batch")
+        if body is None:
+            return
+        began = perf_counter()
+        receipts = await spine.appender.append(await _drafts(body, headers, spine))
+    except Exception as error:
+        spine.tally.failed(failure(error))
+        raise
+    spine.tally.append_seconds.observe(perf_counter() - began)
     await _answer(send, receipts, to_json_array([receipt.event for receipt in receipts]), [])
 
 

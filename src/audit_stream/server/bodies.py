@@ -64,6 +64,18 @@ class ProgressBody(msgspec.Struct):
     expected: int
 
 
+class LastVerdictBody(msgspec.Struct):
+    """What this server found when it last verified, asked or in the background."""
+
+    valid: Annotated[bool | None, Meta(description="null: the newest attempt could not tell")]
+    checked: Annotated[int, Meta(ge=0, description="How many events held, of those that were checked then")]
+    first_break_at: int | None
+    reason: str | None
+    event_id: Annotated[int, Meta(ge=0, description="Up to here the chain held")]
+    at: Annotated[str, Meta(description="When, RFC 3339")]
+    whole_at: Annotated[str | None, Meta(description="When the whole chain was last checked and held")]
+
+
 class StatsBody(msgspec.Struct):
     count: int
     last_event_id: int
@@ -76,6 +88,7 @@ class StatsBody(msgspec.Struct):
     batches: Annotated[int, Meta(description="Script calls that this replica shared among its producers")]
     lost_races: Annotated[int, Meta(description="Batches hashed again because another replica was first")]
     index_trouble: Annotated[str, Meta(description="Index writes that Redis refused; empty when all is well")]
+    last_verdict: Annotated[LastVerdictBody | None, Meta(description="null: nobody has verified yet")]
 
 
 class StatusBody(msgspec.Struct):

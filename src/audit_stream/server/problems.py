@@ -19,6 +19,7 @@ from audit_stream.errors import (
     Unreachable,
 )
 from audit_stream.server.bodies import ProblemBody
+from audit_stream.tally import Failure
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -80,6 +81,21 @@ def of_ours(_: AnyRequest | None, error: AuditStreamError) -> Response[bytes]:
     if status == 503:
         headers["Retry-After"] = str(getattr(error, "retry_after", 1))
     return problem(status, str(error), headers, **more)
+
+
+# What /metrics calls them; the first class that fits decides.
+_FAILURES: tuple[tuple[type[AuditStreamError], Failure], ...] = (
+    (Unsupported, "refused"),
+    (Refused, "refused"),
+    (Pushback, "too_busy"),
+    (Unreachable, "unreachable"),
+    (ChainBroken, "chain_broken"),
+    (HashMismatch, "hash_mismatch"),
+)
+
+
+def failure(error: Exception) -> Failure:
+    return next((name for kind, name in _FAILURES if isinstance(error, kind)), "fault")
 
 
 def of_litestar(_: AnyRequest, error: HTTPException) -> Response[bytes]:

@@ -12,6 +12,7 @@ from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
 from audit_stream.server.express import Express
 from audit_stream.settings import Settings
+from audit_stream.tally import Tally
 
 GRACE_S = 4
 """Open streams are told to end at once; requests in flight get this long."""
@@ -22,8 +23,8 @@ STARTUP_FAILURE = 3
 class Server(uvicorn.Server):
     """uvicorn waits for open connections before it stops, and an event stream never ends by itself."""
 
-    def __init__(self, settings: Settings, on_started: Callable[[], None]) -> None:
-        self._app = create_app(settings)
+    def __init__(self, settings: Settings, on_started: Callable[[], None], tally: Tally | None = None) -> None:
+        self._app = create_app(settings, tally)
         self._on_started = on_started
         super().__init__(
             uvicorn.Config(

@@ -1,5 +1,7 @@
 """The routes, all of them, and what each is for."""
 
+from datetime import UTC, datetime
+
 from litestar import Response, get, post
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody
@@ -9,14 +11,16 @@ from audit_stream import __version__
 from audit_stream.event import PublishRequest
 from audit_stream.promise import describe
 from audit_stream.server.append import answered_by, append_batch, append_one
-from audit_stream.server.bodies import InfoBody, StatsBody, StatusBody
+from audit_stream.server.bodies import InfoBody, LastVerdictBody, StatsBody, StatusBody
 from audit_stream.server.dashboard.page import dashboard
+from audit_stream.server.metrics import metrics
 from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
 from audit_stream.server.problems import AnyRequest, problem
 from audit_stream.server.reading import get_event, query_events
 from audit_stream.server.sse import stream_events
 from audit_stream.server.verifying import verify_chain
 from audit_stream.spine import not_ready, spine_of
+from audit_stream.watch import LastVerdict
 
 ENDPOINTS = {
     "GET /": "this page",
@@ -29,6 +33,7 @@ ENDPOINTS = {
     "GET /stream": "follow live as server-sent events",
     "GET /verify": "recompute the hash chain",
     "GET /stats": "count, head and promise",
+    "GET /metrics": "numbers for Prometheus",
     "GET /dashboard": "the page for people",
     "GET /schema": "OpenAPI 3.1",
 }
@@ -91,7 +96,19 @@ async def stats(request: AnyRequest) -> StatsBody:
         batches=spine.appender.batches,
         lost_races=spine.appender.lost_races,
         index_trouble=spine.appender.index_trouble,
+        last_verdict=_shown(spine.verdicts.last),
     )
+
+
+def _shown(last: LastVerdict | None) -> LastVerdictBody | None:
+    if last is None:
+        return None
+    at, whole_at = (
+        None if s is None else datetime.fromtimestamp(s, UTC).isoformat(timespec="milliseconds")
+        for s in (last.at, last.whole_at)
+    )
+    assert at
+    return LastVerdictBody(last.valid, last.checked, last.first_break_at, last.reason, last.head[0], at, whole_at)
 
 
 # The next two only describe their routes; `answered_by` says who answers, and why.
@@ -139,5 +156,6 @@ ROUTES = [
     stream_events,
     verify_chain,
     stats,
+    metrics,
     dashboard,
 ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 from audit_stream.server.process import STARTUP_FAILURE, Server
 from audit_stream.settings import Settings
+from audit_stream.tally import Board, Tally
 
 _STARTED = b"started\n"
 
@@ -30,29 +31,31 @@ class Workers:
     def run(self, on_started: Callable[[], None]) -> int:
         """Run until SIGTERM or SIGINT, or until a worker cannot start; return the exit code."""
         self._on_started = on_started
-        asyncio.run(self._run())
+        with Board.shared(Settings.from_env(self._environ).kinds, self._count) as board:
+            asyncio.run(self._run(board))
         return self._exit_code
 
-    async def _run(self) -> None:
+    async def _run(self, board: Board) -> None:
         loop = asyncio.get_running_loop()
         for sig in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(sig, self._stop)
-        await asyncio.gather(*(self._keep_one() for _ in range(self._count)))
+        await asyncio.gather(*(self._keep_one(board, place) for place in range(self._count)))
 
     def _stop(self) -> None:
         self._stopping = True
         for worker in self._running:
             worker.terminate()
 
-    async def _keep_one(self) -> None:
+    async def _keep_one(self, board: Board, place: int) -> None:
+        shared = [self._socket.fileno(), board.fd]
         while not self._stopping:
             # Its standard input ends when this process does, however that happens, and then it stops too.
             worker = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", __name__, str(self._socket.fileno())),
+                *(sys.executable, "-m", __name__, *map(str, [*shared, self._count, place])),
                 stdin=PIPE,
                 stdout=PIPE,
                 env=self._environ,
-                pass_fds=[self._socket.fileno()],
+                pass_fds=shared,
             )
             self._running.add(worker)
             assert worker.stdout
@@ -65,6 +68,7 @@ class Workers:
                     self._on_started()
             exit_code = await worker.wait()
             self._running.discard(worker)
+            board.clear_gauges(place)
             if self._stopping:
                 return
             if not started:
@@ -76,9 +80,11 @@ class Workers:
 
 
 def main() -> int:
-    """Be one worker on the listening socket whose file descriptor is given."""
+    """Be one worker. Given: the descriptors of the listening socket and the board, how many workers, which one."""
     logging.basicConfig(format="%(levelname)s %(name)s [%(process)d]: %(message)s", level=logging.WARNING)
-    sock = socket.socket(fileno=int(sys.argv[1]))
+    sock_fd, board_fd, workers, place = map(int, sys.argv[1:])
+    sock, settings = socket.socket(fileno=sock_fd), Settings.from_env()
+    tally = Tally(Board(settings.kinds, workers=workers, fd=board_fd), place)
 
     def started() -> None:
         os.write(sys.stdout.fileno(), _STARTED)
@@ -89,7 +95,7 @@ def main() -> int:
         server.handle_exit(signal.SIGTERM, None)
 
     # The parent decides when to stop. A Ctrl-C reaches the whole group, and it passes that on.
-    server = Server(Settings.from_env(), on_started=started)
+    server = Server(settings, on_started=started, tally=tally)
     server.run(sockets=[sock])
     return 0 if server.started else STARTUP_FAILURE
 

@@ -1,0 +1,135 @@
+"""GET /metrics: the numbers of this server, all of its workers together, for Prometheus."""
+
+import asyncio
+import platform
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+
+from litestar import Response, get
+from msgspec.structs import asdict
+from prometheus_client import CollectorRegistry, Metric, ProcessCollector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from audit_stream import __version__
+from audit_stream.errors import AuditStreamError
+from audit_stream.server.problems import AnyRequest
+from audit_stream.spine import Spine, not_ready, spine_of
+from audit_stream.tally import FAILURES, OUTCOMES, Board, Buckets
+
+OPENMETRICS = "application/openmetrics-text"
+
+
+@get("/metrics", include_in_schema=False)
+async def metrics(request: AnyRequest) -> Response[bytes]:
+    spine = spine_of(request.app.state)
+    height, ready = await asyncio.gather(_height(spine), _ready(spine))
+    registry = CollectorRegistry()
+    registry.register(_Scrape(spine, height, ready))
+    if len(spine.tally.board.blocks) == 1:
+        ProcessCollector(registry=registry)  # of several processes, one would speak for all
+    # Not the header itself: the library stumbles over a version that is none.
+    encode, content_type = choose_encoder(OPENMETRICS if OPENMETRICS in request.headers.get("accept", "") else "")
+    return Response(encode(registry), headers={"Content-Type": content_type, "Vary": "Accept"})
+
+
+async def _height(spine: Spine) -> int | None:
+    try:
+        return (await spine.stream.head()).event_id
+    except AuditStreamError:
+        return None
+
+
+async def _ready(spine: Spine) -> bool:
+    try:
+        return not await not_ready(spine)
+    except AuditStreamError:
+        return False
+
+
+class _Scrape(Collector):
+    def __init__(self, spine: Spine, height: int | None, ready: bool) -> None:
+        self._spine, self._height, self._ready = spine, height, ready
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _appends(self._spine.tally.board)
+        yield from _inside(self._spine.tally.board)
+        yield _gauge("ready", "1 when Redis answers, runs the script and keeps the promise", self._ready)
+        yield _gauge("chain_height", "event_id of the newest event; absent when Redis does not tell", self._height)
+        yield from _verifying(self._spine)
+        build = GaugeMetricFamily(
+            "audit_stream_build_info", "Always 1; the labels say what runs", labels=["version", "python"]
+        )
+        build.add_metric([__version__, platform.python_version()], 1)
+        yield build
+
+
+def _appends(board: Board) -> Iterator[Metric]:
+    events = CounterMetricFamily(
+        "audit_stream_events", "Events appended, by kind and source", labels=["kind", "source"]
+    )
+    for kind, source, count in board.events():
+        events.add_metric([kind.decode(), source.decode()], count)
+    yield events
+    yield _counter("replays", "Events sent again under their idempotency key", board.total("replays"))
+    failures = CounterMetricFamily(
+        "audit_stream_append_failures", "Append requests that got no receipt, by reason", labels=["reason"]
+    )
+    for name in FAILURES:
+        failures.add_metric([name], board.total(f"failed {name}"))
+    yield failures
+    append = "From an append request's body to its receipt, in seconds"
+    yield _histogram("append_seconds", append, [([], board.histogram("append_seconds"))])
+    batch = "Events that one call of the script appended"
+    yield _histogram("append_batch_events", batch, [([], board.histogram("batch_events"))])
+    yield _counter("lost_races", "Batches hashed again: another server was first", board.total("lost_races"))
+
+
+def _inside(board: Board) -> Iterator[Metric]:
+    yield _gauge("queue_events", "Events waiting for the next batch", board.total("queue_events"))
+    yield _gauge("queue_bytes", "Their bytes", board.total("queue_bytes"))
+    yield _gauge("sse_subscribers", "Open event streams", board.total("sse_subscribers"))
+    yield _counter("sse_drops", "Event streams closed because the reader fell behind", board.total("sse_drops"))
+    calls = [
+        (["append"], board.histogram("redis_append_seconds")),
+        (["read"], board.histogram("redis_read_seconds")),
+    ]
+    yield _histogram("redis_seconds", "Round trips to Redis that were answered, in seconds", calls, ["call"])
+
+
+def _verifying(spine: Spine) -> Iterator[Metric]:
+    last = spine.verdicts.last
+    told = {} if last is None else asdict(last)
+    valid = "1 when the chain held at the last verdict, 0 when it was broken; absent when nobody can tell"
+    yield _gauge("chain_valid", valid, told.get("valid"))
+    at = "When that verdict was reached, in seconds since 1970"
+    yield _gauge("verify_timestamp_seconds", at, told.get("at"))
+    whole_at = "When the whole chain was last checked and held, in seconds since 1970"
+    yield _gauge("verify_whole_timestamp_seconds", whole_at, told.get("whole_at"))
+    yield _gauge("verify_checked_events", "Events that held in the walk of the last verdict", told.get("checked"))
+    yield _gauge("verify_duration_seconds", "How long that walk took", told.get("took_s"))
+    yield _gauge("verify_event_id", "The event up to which the chain held", last.head[0] if last else None)
+    verdicts = CounterMetricFamily("audit_stream_verifies", "Verdicts, by what they were", labels=["verdict"])
+    for outcome in OUTCOMES:
+        verdicts.add_metric([outcome], spine.tally.board.total(f"verified {outcome}"))
+    yield verdicts
+
+
+def _counter(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(f"audit_stream_{name}", text, value=value)
+
+
+def _gauge(name: str, text: str, value: float | None) -> Metric:
+    """Without a value its name and text are shown all the same, and no sample."""
+    return GaugeMetricFamily(f"audit_stream_{name}", text, value=None if value is None else float(value))
+
+
+def _histogram(
+    name: str, text: str, found: Iterable[tuple[list[str], Buckets]], labels: list[str] | None = None
+) -> Metric:
+    family = HistogramMetricFamily(f"audit_stream_{name}", text, labels=labels or [])
+    for values, (bounds, counts, total) in found:
+        upto = [*map(str, map(float, bounds)), "+Inf"]
+        family.add_metric(values, list(zip(upto, accumulate(counts), strict=True)), total)
+    return family
