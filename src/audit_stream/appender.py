@@ -112,7 +112,7 @@ class Appender:
         self._queue.append(submission)
         self._queued_events += len(submission.drafts)
         self._queued_bytes += submission.size_bytes
-        self._tell_queue()
+        self._tally.queued(self._queued_events, self._queued_bytes)
         self._send_off()
         return await submission.settled
 
@@ -146,12 +146,8 @@ class Appender:
                 break
             keys.update(submission.keys)
             taken.append(self._take())
-        self._tell_queue()
+        self._tally.queued(self._queued_events, self._queued_bytes)
         return Batch(taken)
-
-    def _tell_queue(self) -> None:
-        self._tally.hold("queue_events", self._queued_events)
-        self._tally.hold("queue_bytes", self._queued_bytes)
 
     def _take(self) -> Submission:
         submission = self._queue.popleft()
@@ -183,7 +179,7 @@ class Appender:
             # It is the same for whoever waits behind this batch: let them hear it now.
             while self._queue:
                 self._take().fail(error)
-            self._tell_queue()
+            self._tally.queued(self._queued_events, self._queued_bytes)
 
     # --- one batch
 

@@ -14,6 +14,8 @@ from audit_stream.errors import Misconfigured
 from audit_stream.kinds import with_extra
 
 Hashing = Literal["checked", "script"]
+LogForm = Literal["auto", "json", "text"]
+LogLevel = Literal["debug", "info", "warning", "error"]
 
 
 class Ack(NamedTuple):
@@ -45,6 +47,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     idempotency_ttl: timedelta = timedelta(hours=24)
     verify_every: timedelta | None = None
     verify_whole_every: timedelta = timedelta(hours=24)
+    log: LogForm = "auto"
+    log_level: LogLevel = "warning"
 
     @property
     def bind_host(self) -> str:
@@ -139,10 +143,13 @@ def _ack(name: str, text: str) -> Ack:
     return Ack(fsync, replicas)
 
 
-def _hashing(name: str, text: str) -> str:
-    if text not in get_args(Hashing):
-        raise Misconfigured(f"{name}: {text!r} is not one of {', '.join(get_args(Hashing))}")
-    return text
+def _one_of(literal: Any) -> Any:
+    def parse(name: str, text: str) -> str:
+        if text not in get_args(literal):
+            raise Misconfigured(f"{name}: {text!r} is not one of {', '.join(get_args(literal))}")
+        return text
+
+    return parse
 
 
 def _duration(name: str, text: str) -> timedelta:
@@ -174,7 +181,7 @@ VARIABLES: dict[str, Variable] = {
     "AUDIT_STREAM_ACK": Variable("ack", _ack, "fsync", "what a 201 means: fsync or memory, with ,replicas=N on top"),
     "AUDIT_STREAM_HASHING": Variable(
         "hashing",
-        _hashing,
+        _one_of(Hashing),
         "checked",
         "checked: Redis hashes the new head of each batch; script: every event",
     ),
@@ -192,6 +199,15 @@ VARIABLES: dict[str, Variable] = {
     ),
     "AUDIT_STREAM_VERIFY_WHOLE_EVERY": Variable(
         "verify_whole_every", _duration, "24h", "how often the background verifies the whole chain"
+    ),
+    "AUDIT_STREAM_LOG": Variable(
+        "log", _one_of(LogForm), "auto", "form of the log on standard error: json, text, or auto: text on a terminal"
+    ),
+    "AUDIT_STREAM_LOG_LEVEL": Variable(
+        "log_level",
+        _one_of(LogLevel),
+        "warning",
+        "least severe message to log: debug, info (a line a request), warning or error",
     ),
 }
 

@@ -41,6 +41,7 @@ HISTOGRAMS: dict[Timing, tuple[float, ...]] = {
 
 _NUMBERS = [*get_args(Counter), *(f"failed {name}" for name in FAILURES), *(f"verified {name}" for name in OUTCOMES)]
 _PLACES = {name: place for place, name in enumerate([*_NUMBERS, *GAUGES])}
+_QUEUE_EVENTS, _QUEUE_BYTES = _PLACES["queue_events"], _PLACES["queue_bytes"]
 _FIRST_BUCKETS: dict[Timing, int] = {}
 _at = len(_PLACES)
 for _name, _bounds in HISTOGRAMS.items():
@@ -223,6 +224,11 @@ class Tally:
     def hold(self, name: Gauge, value: float) -> None:
         """How much of this there is now."""
         self._numbers[_PLACES[name]] = value
+
+    def queued(self, events: int, size_bytes: int) -> None:
+        """How many events wait now. Each append says so twice, hence no look-ups."""
+        self._numbers[_QUEUE_EVENTS] = events
+        self._numbers[_QUEUE_BYTES] = size_bytes
 
     def event(self, kind: bytes, source: bytes) -> None:
         """One more event of theirs is on the chain."""

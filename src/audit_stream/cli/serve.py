@@ -1,6 +1,5 @@
 """audit-stream serve."""
 
-import logging
 import os
 import signal
 import sys
@@ -13,8 +12,6 @@ from rich.text import Text
 from audit_stream.cli.output import console, printable
 from audit_stream.errors import Misconfigured
 from audit_stream.settings import VARIABLES
-
-LEVELS = ("debug", "info", "warning", "error")
 
 
 def _flag(field: str) -> str:
@@ -36,21 +33,13 @@ def _settings_options(command: Any) -> Any:
 @click.command()
 @_settings_options
 @click.option("--workers", metavar="N", type=click.IntRange(min=1), default=1, help="server processes, default: 1")
-@click.option(
-    "--log-level",
-    type=click.Choice(LEVELS),
-    default="warning",
-    metavar="LEVEL",
-    help="least severe message to log on standard error: debug, info, warning or error, default: warning",
-)
-def serve(workers: int, log_level: str, **flags: str | None) -> int:
+def serve(workers: int, **flags: str | None) -> int:
     """Run the server.
 
     Each setting is an environment variable; a flag overrides it.
     """
     from audit_stream.server.run import serve as run
 
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=log_level.upper())
     given = {
         name: flags[variable.field] or ""
         for name, variable in reversed(VARIABLES.items())

@@ -11,6 +11,7 @@ import uvicorn
 from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
 from audit_stream.server.express import Express
+from audit_stream.server.requests import Requests
 from audit_stream.settings import Settings
 from audit_stream.tally import Tally
 
@@ -28,7 +29,7 @@ class Server(uvicorn.Server):
         self._on_started = on_started
         super().__init__(
             uvicorn.Config(
-                Express(self._app),
+                Requests(Express(self._app)),
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -36,6 +37,7 @@ class Server(uvicorn.Server):
                 ws="none",
                 http=OneWrite,
                 lifespan="on",
+                interface="asgi3",
                 timeout_graceful_shutdown=GRACE_S,
             )
         )

@@ -9,6 +9,7 @@ from audit_stream import __version__
 from audit_stream.embedded import EmbeddedValkey
 from audit_stream.errors import Misconfigured
 from audit_stream.promise import describe
+from audit_stream.server.logs import set_up_logs
 from audit_stream.server.process import STARTUP_FAILURE, Server
 from audit_stream.server.workers import Workers
 from audit_stream.settings import Settings
@@ -22,6 +23,7 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
     Raises Misconfigured before anything listens when a setting, the port or Redis is not right.
     """
     settings = Settings.from_env(environ)
+    set_up_logs(settings.log, settings.log_level)
     with ExitStack() as stack:
         sock = stack.enter_context(_listen(settings))
         where = "as given"

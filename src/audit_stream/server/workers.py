@@ -9,6 +9,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
 
+from audit_stream.server.logs import set_up_logs
 from audit_stream.server.process import STARTUP_FAILURE, Server
 from audit_stream.settings import Settings
 from audit_stream.tally import Board, Tally
@@ -81,9 +82,9 @@ class Workers:
 
 def main() -> int:
     """Be one worker. Given: the descriptors of the listening socket and the board, how many workers, which one."""
-    logging.basicConfig(format="%(levelname)s %(name)s [%(process)d]: %(message)s", level=logging.WARNING)
     sock_fd, board_fd, workers, place = map(int, sys.argv[1:])
     sock, settings = socket.socket(fileno=sock_fd), Settings.from_env()
+    set_up_logs(settings.log, settings.log_level)
     tally = Tally(Board(settings.kinds, workers=workers, fd=board_fd), place)
 
     def started() -> None:
