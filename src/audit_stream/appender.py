@@ -57,6 +57,8 @@ class Appender:
     answers everything that was accepted and then stops.
     """
 
+    submission = Submission
+
     def __init__(
         self,
         stream: Stream,
@@ -102,7 +104,7 @@ class Appender:
         Raises Refused (an idempotency key was used for other content), Pushback, Unreachable,
         ChainBroken, HashMismatch. Cancelling the caller does not take back what was handed in.
         """
-        submission = Submission(drafts)
+        submission = self.submission(drafts)
         if self._closing:
             raise Pushback("the server is stopping; nothing was written")
         if self._queue and (

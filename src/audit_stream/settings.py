@@ -48,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     verify_every: timedelta | None = None
     verify_whole_every: timedelta = timedelta(hours=24)
     log: LogForm = "auto"
+    otel: bool = False
     log_level: LogLevel = "warning"
 
     @property
@@ -159,6 +160,15 @@ def _duration(name: str, text: str) -> timedelta:
     return int(match.group(1)) * timedelta(seconds={"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[match.group(2)])
 
 
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in _SWITCHES:
+        raise Misconfigured(f"{name}: {text!r} is neither on nor off")
+    return _SWITCHES[text.lower()]
+
+
+_SWITCHES = {"on": True, "1": True, "true": True, "yes": True, "off": False, "0": False, "false": False, "no": False}
+
+
 def _duration_or_off(name: str, text: str) -> timedelta | None:
     return None if text == "off" else _duration(name, text)
 
@@ -208,6 +218,9 @@ VARIABLES: dict[str, Variable] = {
         _one_of(LogLevel),
         "warning",
         "least severe message to log: debug, info (a line a request), warning or error",
+    ),
+    "AUDIT_STREAM_OTEL": Variable(
+        "otel", _switch, "off", "on: OpenTelemetry traces, to where the OTEL_ variables say; needs audit-stream[otel]"
     ),
 }
 

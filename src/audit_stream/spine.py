@@ -12,10 +12,18 @@ from audit_stream.settings import Settings
 from audit_stream.stream import Stream
 from audit_stream.tail import Tail
 from audit_stream.tally import Board, Tally
-from audit_stream.verifier import Verifier
+from audit_stream.verifier import Verifier, Walk, Walking
 from audit_stream.watch import Verdicts, Watch
 
 REACHABLE_WITHIN_S = 10.0
+
+
+class Parts(NamedTuple):
+    """What a spine is made of; traces put their own in place of these."""
+
+    stream: type[Stream] = Stream
+    appender: type[Appender] = Appender
+    walking: Walking = Walk.run
 
 
 class Spine(NamedTuple):
@@ -35,17 +43,20 @@ def spine_of(state: Any) -> Spine:
 
 
 @asynccontextmanager
-async def open_spine(settings: Settings, redis_url: str, tally: Tally | None = None) -> AsyncIterator[Spine]:
+async def open_spine(
+    settings: Settings, redis_url: str, tally: Tally | None = None, parts: Parts | None = None
+) -> AsyncIterator[Spine]:
     """Open the chain, refusing one that this replica must not write to (see `check`)."""
     tally = tally or Tally(Board(settings.kinds))
-    stream = Stream.at(redis_url, settings.chain, tally)
+    parts = parts or Parts()
+    stream = parts.stream.at(redis_url, settings.chain, tally)
     try:
         await check(stream, settings)
-        appender = Appender(
+        appender = parts.appender(
             stream, hashing=settings.hashing, ack=settings.ack, idempotency_ttl=settings.idempotency_ttl, tally=tally
         )
         verdicts = Verdicts(tally)
-        verifier = Verifier(stream, verdicts.asked_for)
+        verifier = Verifier(stream, verdicts.asked_for, parts.walking)
         async with AsyncExitStack() as opened:
             await opened.enter_async_context(appender)
             tail = await opened.enter_async_context(Tail(stream, tally=tally))
@@ -56,6 +67,7 @@ async def open_spine(settings: Settings, redis_url: str, tally: Tally | None = N
                     token=tally.board.token,
                     every=settings.verify_every,
                     whole_every=settings.verify_whole_every,
+                    walking=parts.walking,
                 )
                 await opened.enter_async_context(watch)
             try:

@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from operator import itemgetter
 from time import monotonic, perf_counter
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from audit_stream.chain import START, Head, Verdict, verify
 from audit_stream.errors import ChainBroken, Refused
@@ -230,12 +230,18 @@ def _in_parts(page: Page) -> Iterator[Page]:
         yield Page(page.events[start : start + PART_EVENTS], foreign)
 
 
+Walking = Callable[[Walk], Coroutine[Any, Any, Report]]
+"""Takes a walk: `Walk.run`, or something around it."""
+
+
 class Verifier:
     """Shares one walk among all who ask for the same at the same time."""
 
-    def __init__(self, stream: Stream, on_report: Callable[[Report, bool], None] | None = None) -> None:
+    def __init__(
+        self, stream: Stream, on_report: Callable[[Report, bool], None] | None = None, walking: Walking = Walk.run
+    ) -> None:
         """`on_report` is told each report, and whether it is about all of the chain."""
-        self._stream, self._on_report = stream, on_report
+        self._stream, self._on_report, self._walking = stream, on_report, walking
         self._walks: dict[tuple[int, int | None, bool], tuple[Walk, asyncio.Task[Report]]] = {}
 
     def start(
@@ -251,7 +257,7 @@ class Verifier:
         shared = self._walks.get(asked)
         if shared is None:
             walk = Walk(self._stream, first, last, deep=deep)
-            task = asyncio.create_task(walk.run(), name="verify")
+            task = asyncio.create_task(self._walking(walk), name="verify")
             shared = self._walks[asked] = (walk, task)
             task.add_done_callback(lambda done: self._ended(asked, done))
         return shared

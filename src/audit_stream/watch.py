@@ -16,7 +16,7 @@ from audit_stream.chain import START, Head, Verdict, verify
 from audit_stream.errors import AuditStreamError, ChainBroken, Unreachable
 from audit_stream.stream import Stream
 from audit_stream.tally import Tally
-from audit_stream.verifier import Report, Walk
+from audit_stream.verifier import Report, Walk, Walking
 
 LEASE_S = 30.0
 """When the replica that walks is gone, another one takes over after so long."""
@@ -136,10 +136,17 @@ class Watch:
     """Verifies while this replica holds the lease. Start it with `async with`."""
 
     def __init__(
-        self, stream: Stream, verdicts: Verdicts, *, token: bytes, every: timedelta, whole_every: timedelta
+        self,
+        stream: Stream,
+        verdicts: Verdicts,
+        *,
+        token: bytes,
+        every: timedelta,
+        whole_every: timedelta,
+        walking: Walking = Walk.run,
     ) -> None:
         """The token names this server in the lease."""
-        self._stream, self._verdicts, self._token = stream, verdicts, token
+        self._stream, self._verdicts, self._token, self._walking = stream, verdicts, token, walking
         self._every_s, self._whole_every_s = every.total_seconds(), whole_every.total_seconds()
         self._rounds: asyncio.Task[None] | None = None
 
@@ -191,7 +198,7 @@ class Watch:
         else:
             walk = NewEvents(self._stream, Head(last.head[0], last.head[1].encode()))
         try:
-            report = await walk.run()
+            report = await self._walking(walk)
         except AuditStreamError as error:
             self._verdicts.cannot_tell(error)
         except Exception:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from litestar import Litestar, MediaType, Router
 from litestar.openapi import OpenAPIConfig
@@ -17,17 +18,25 @@ from audit_stream.settings import Settings
 from audit_stream.spine import open_spine
 from audit_stream.tally import Tally
 
+if TYPE_CHECKING:
+    from audit_stream.server.traces import Tracing
 
-def create_app(settings: Settings, tally: Tally | None = None) -> Litestar:
+
+def create_app(settings: Settings, tally: Tally | None = None, tracing: "Tracing | None" = None) -> Litestar:
     """Make the ASGI application for a given Redis; `audit-stream serve` finds or starts one first."""
 
     @asynccontextmanager
     async def spine(app: Litestar) -> AsyncIterator[None]:
         if settings.redis_url is None:
             raise Misconfigured("AUDIT_STREAM_REDIS_URL is not set; `audit-stream serve` starts an embedded Valkey")
-        async with open_spine(settings, settings.redis_url, tally) as opened:
-            app.state.spine = opened
-            yield
+        parts = tracing.parts if tracing else None
+        try:
+            async with open_spine(settings, settings.redis_url, tally, parts) as opened:
+                app.state.spine = opened
+                yield
+        finally:
+            if tracing:
+                await tracing.close()
 
     app = Litestar(
         route_handlers=[*ROUTES, dashboard_file],

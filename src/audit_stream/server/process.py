@@ -5,9 +5,12 @@ import gc
 import socket
 from collections.abc import Callable
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import uvicorn
+from litestar.types import ASGIApp
 
+from audit_stream.errors import Misconfigured
 from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
 from audit_stream.server.express import Express
@@ -15,21 +18,37 @@ from audit_stream.server.requests import Requests
 from audit_stream.settings import Settings
 from audit_stream.tally import Tally
 
+if TYPE_CHECKING:
+    from audit_stream.server.traces import Tracing
+
 GRACE_S = 4
 """Open streams are told to end at once; requests in flight get this long."""
 STARTUP_FAILURE = 3
 """uvicorn's exit code for an application that does not start."""
 
 
+def load_tracing() -> "type[Tracing]":
+    """Load what makes traces. Raises Misconfigured where it is not installed."""
+    try:
+        from audit_stream.server.traces import Tracing
+    except ImportError as error:
+        raise Misconfigured(
+            f"AUDIT_STREAM_OTEL: traces need what is not installed ({error.name}): pip install 'audit-stream[otel]'"
+        ) from error
+    return Tracing
+
+
 class Server(uvicorn.Server):
     """uvicorn waits for open connections before it stops, and an event stream never ends by itself."""
 
     def __init__(self, settings: Settings, on_started: Callable[[], None], tally: Tally | None = None) -> None:
-        self._app = create_app(settings, tally)
+        tracing = load_tracing().to_collector() if settings.otel else None
+        self._app = create_app(settings, tally, tracing)
+        served: ASGIApp = Express(self._app)
         self._on_started = on_started
         super().__init__(
             uvicorn.Config(
-                Requests(Express(self._app)),
+                Requests(tracing.around(served) if tracing else served),
                 log_config=None,
                 access_log=False,
                 server_header=False,

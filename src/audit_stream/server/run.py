@@ -10,7 +10,7 @@ from audit_stream.embedded import EmbeddedValkey
 from audit_stream.errors import Misconfigured
 from audit_stream.promise import describe
 from audit_stream.server.logs import set_up_logs
-from audit_stream.server.process import STARTUP_FAILURE, Server
+from audit_stream.server.process import STARTUP_FAILURE, Server, load_tracing
 from audit_stream.server.workers import Workers
 from audit_stream.settings import Settings
 from audit_stream.spine import check
@@ -24,6 +24,8 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
     """
     settings = Settings.from_env(environ)
     set_up_logs(settings.log, settings.log_level)
+    if settings.otel:
+        load_tracing()  # here, where it can still be said what is not installed
     with ExitStack() as stack:
         sock = stack.enter_context(_listen(settings))
         where = "as given"

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from litestar import Response, get
 from litestar.exceptions import NotFoundException
+from litestar.params import FromPath
 
 from audit_stream.server.problems import AnyRequest
 
@@ -55,7 +56,7 @@ async def dashboard(request: AnyRequest) -> Response[bytes]:
 
 
 @get("/dashboard/{name:str}", include_in_schema=False)
-async def dashboard_file(request: AnyRequest, name: str) -> Response[bytes]:
+async def dashboard_file(request: AnyRequest, name: FromPath[str]) -> Response[bytes]:
     if name not in _FILES:
         raise NotFoundException(f"the dashboard has no file {name[:60]!r}")
     return _answer(request, _FILES[name])
