@@ -1,7 +1,10 @@
 """Verifying in the background: what it finds, what it says, and whose turn it is."""
 
 import asyncio
+import json
 import logging
+import re
+import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -19,6 +22,7 @@ from audit_stream.stream import Stream
 from audit_stream.tally import Tally
 from audit_stream.verifier import Verifier
 from audit_stream.watch import LastVerdict, Verdicts, Watch
+from tests.harness import ServerProcess, clean_environ, serve_command
 
 DAY = timedelta(days=1)
 ANOTHER = "event #6 is not the one that was verified"
@@ -247,3 +251,30 @@ def test_a_replica_that_lost_the_lease_no_longer_speaks_for_the_chain(
             assert raw.get(replica.stream.keys.verifier) == b"someone else"
 
     asyncio.run(scenario())
+
+
+def test_a_server_tells_of_a_break_in_its_log_its_metrics_and_its_stats(redis_url: str, chain: str, raw: Any) -> None:
+    settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain, "AUDIT_STREAM_VERIFY_EVERY": "1s"}
+    process = subprocess.Popen(
+        serve_command(), env=clean_environ(**settings), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout
+        assert process.stderr
+        url = re.findall(r"http://\S+", process.stdout.readline())[0]
+        with ServerProcess(process, url, "").client as client:
+            for number in range(3):
+                client.post("/events", json={"kind": "other", "source": "s", "payload": {"n": number}})
+            assert client.get("/verify").json()["checked"] == 3
+            assert "audit_stream_chain_valid 1.0" in client.get("/metrics").text
+            rewrite(raw, chain, 3, {b"hash": "0" * 64})
+            error = json.loads(process.stderr.readline())
+            assert "audit_stream_chain_valid 0.0" in client.get("/metrics").text
+            last = client.get("/stats").json()["last_verdict"]
+    finally:
+        process.terminate()
+        process.communicate(timeout=20)
+    assert (last["valid"], last["first_break_at"]) == (False, 3)
+    assert (error["level"], error["logger"]) == ("error", "audit_stream.watch")
+    assert error["event_id"] == 3
+    assert "event #3" in error["reason"]

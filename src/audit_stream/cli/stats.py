@@ -1,5 +1,7 @@
 """audit-stream stats."""
 
+from typing import Any
+
 import rich_click as click
 
 from audit_stream.cli.options import json_option, url_option
@@ -30,5 +32,15 @@ def stats(url: str, as_json: bool) -> None:
         ("open streams", str(found["subscribers"])),
         ("batches", f"{found['batches']:,}, {found['lost_races']:,} races lost"),
         ("indexes", found["index_trouble"] or "no trouble"),
+        ("last verified", _last_verdict(found.get("last_verdict"))),
     ]
     console().print(facts_table(facts))
+
+
+def _last_verdict(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "never"
+    if last["valid"] is None:
+        return f"{last['at']}, up to #{last['event_id']}; since then it could not be told"
+    found = f"intact up to #{last['event_id']}" if last["valid"] else f"BROKEN: {last['reason']}"
+    return f"{last['at']}, {found}"

@@ -67,6 +67,21 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     took_ms: float
 
 
+class LastVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the server found when it last verified, asked or in the background."""
+
+    valid: bool | None
+    """None when the newest attempt could not tell."""
+    checked: int
+    first_break_at: int | None
+    reason: str | None
+    event_id: int
+    """Up to here the chain held."""
+    at: str
+    whole_at: str | None
+    """When all of the chain was last checked and held."""
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     last_event_id: int
@@ -80,6 +95,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     batches: int
     lost_races: int
     index_trouble: str
+    last_verdict: LastVerdict | None = None
+    """None when nobody has verified yet, or the server is an older one."""
 
 
 def check(receipt: Receipt | Mapping[str, Any] | bytes | str) -> bool:
