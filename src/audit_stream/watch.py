@@ -97,7 +97,6 @@ class Verdicts:
             self._keep(msgspec.structs.replace(last, valid=None))
 
     def forget(self) -> None:
-        """Another replica speaks for the chain now, and what was found here ages."""
         self._tally.board.note = b""
 
     def _keep(self, verdict: LastVerdict) -> None:
@@ -169,12 +168,16 @@ class Watch:
             except AuditStreamError as error:
                 # Then nobody can take it from us either, and a walk under way finds the same.
                 log.warning("whose turn it is to verify could not be told: %s", error)
+            except Exception:
+                log.exception("taking turns at verifying failed, and the fault is ours")
             else:
                 if leads and self._rounds is None:
                     self._rounds = asyncio.create_task(self._verify_again_and_again(), name="verify in the background")
-                elif not leads and self._rounds:
+                elif not leads:
                     await self._stop()
-                    self._verdicts.forget()
+                    # Who leads has looked since then, and speaks for the chain.
+                    if (last := self._verdicts.last) and time() - last.at > self._every_s:
+                        self._verdicts.forget()
             await asyncio.sleep(LEASE_S / 3)
 
     async def _stop(self) -> None:

@@ -240,7 +240,7 @@ def test_a_replica_that_lost_the_lease_no_longer_speaks_for_the_chain(
     monkeypatch.setattr(watch, "LEASE_S", 0.3)
 
     async def scenario() -> None:
-        async with a_replica(redis_url, chain) as replica:
+        async with a_replica(redis_url, chain, every=timedelta(milliseconds=50)) as replica:
             await replica.append(1)
             async with replica.watch, asyncio.timeout(20):
                 while replica.verdicts.last is None:  # noqa: ASYNC110

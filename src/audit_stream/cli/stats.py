@@ -32,12 +32,12 @@ def stats(url: str, as_json: bool) -> None:
         ("open streams", str(found["subscribers"])),
         ("batches", f"{found['batches']:,}, {found['lost_races']:,} races lost"),
         ("indexes", found["index_trouble"] or "no trouble"),
-        ("last verified", _last_verdict(found.get("last_verdict"))),
+        ("last verified", shown(found.get("last_verdict"))),
     ]
     console().print(facts_table(facts))
 
 
-def _last_verdict(last: dict[str, Any] | None) -> str:
+def shown(last: dict[str, Any] | None) -> str:
     if last is None:
         return "never"
     if last["valid"] is None:
