@@ -170,7 +170,12 @@ _SWITCHES = {"on": True, "1": True, "true": True, "yes": True, "off": False, "0"
 
 
 def _duration_or_off(name: str, text: str) -> timedelta | None:
-    return None if text == "off" else _duration(name, text)
+    if text == "off":
+        return None
+    try:
+        return _duration(name, text)
+    except Misconfigured as error:
+        raise Misconfigured(f"{error}, or off") from error
 
 
 VARIABLES: dict[str, Variable] = {

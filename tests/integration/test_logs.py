@@ -116,6 +116,7 @@ def told(redis_url: str) -> dict[str, Any]:
     finally:
         process.terminate()
         _, stderr = process.communicate(timeout=20)
+    assert process.returncode == 0
     return {"answers": answers, "text": stderr, "lines": [json.loads(line) for line in stderr.splitlines()]}
 
 
@@ -135,6 +136,8 @@ def test_each_request_is_a_line_that_says_what_was_answered_under_its_id(told: d
         assert line["duration_ms"] >= 0
         assert line["level"] == "info"
     assert len(lines) == len(told["answers"])
+    assert {line["level"] for line in told["lines"]} == {"info"}
+    assert not [line for line in told["lines"] if "color_message" in line]
     assert lines["mine-2"]["path"] == "/nowhere%0A%1b[2J/x"
     assert lines["mine-1"]["event"] == "POST /events 201"
 

@@ -49,6 +49,7 @@ def set_up_logs(form: LogForm, level: LogLevel, stream: TextIO | None = None) ->
 def _of_request(_logger: object, _method: str, entry: EventDict) -> EventDict:
     if (request_id := current_request.get(None)) is not None:
         entry["request_id"] = request_id.decode()
+    entry.pop("color_message", None)  # uvicorn says it twice
     return entry
 
 

@@ -33,7 +33,7 @@ class Requests:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if cast("str", scope["type"]) != "http":
-            return self._app(scope, receive, send)
+            return self._answered(scope, receive, send)
         for name, value in scope["headers"]:
             if name == b"x-request-id" and _SANE.fullmatch(value):
                 request_id = value

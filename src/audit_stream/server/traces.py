@@ -21,7 +21,6 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from audit_stream import __version__
 from audit_stream.appender import Appender
-from audit_stream.errors import Misconfigured
 from audit_stream.event import Draft
 from audit_stream.server.requests import current_request
 from audit_stream.server.routes import ENDPOINTS
@@ -48,13 +47,10 @@ class Tracing:
 
     @classmethod
     def to_collector(cls) -> "Tracing":
-        """Send spans by OTLP over HTTP, as the standard OTEL_… variables say. Raises Misconfigured."""
+        """Send spans by OTLP over HTTP, as the standard OTEL_… variables say. What it cannot read of these it logs."""
         about = Resource({"service.name": "audit-stream", "service.version": __version__})
         provider = TracerProvider(resource=about.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
-        try:
-            provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-        except ValueError as error:
-            raise Misconfigured(f"an OTEL_ variable cannot be read: {error}") from error
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return cls(provider)
 
     def around(self, app: ASGIApp) -> ASGIApp:
