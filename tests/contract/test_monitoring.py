@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from audit_stream.settings import VARIABLES
 from audit_stream.tally import FAILURES
 from tests.harness import ROOT
 
@@ -61,6 +62,12 @@ def test_a_query_names_only_what_is_served(expression: str) -> None:
     assert expression.count("(") == expression.count(")")
     if "histogram_quantile" in expression:
         assert "le" in grouped  # without it there is nothing to take a quantile of
+
+
+def test_every_setting_that_is_named_exists() -> None:
+    text = (ROOT / "docs/metrics.md").read_text() + RULES.read_text()
+    named = set(re.findall(r"\bAUDIT_STREAM_[A-Z_]+\b", text))
+    assert {"AUDIT_STREAM_VERIFY_EVERY", "AUDIT_STREAM_LOG"} <= named <= set(VARIABLES)
 
 
 def test_the_alert_that_matters_fires_on_a_broken_chain_at_once() -> None:

@@ -15,7 +15,7 @@ import pytest
 from audit_stream.server.logs import set_up_logs
 from audit_stream.server.requests import current_request
 from audit_stream.settings import LogForm
-from tests.harness import clean_environ, running_server, serve_command
+from tests.harness import ROOT, clean_environ, running_server, serve_command
 
 SECRET = "s3cr3t-9f2a"
 
@@ -140,6 +140,12 @@ def test_each_request_is_a_line_that_says_what_was_answered_under_its_id(told: d
     assert not [line for line in told["lines"] if "color_message" in line]
     assert lines["mine-2"]["path"] == "/nowhere%0A%1b[2J/x"
     assert lines["mine-1"]["event"] == "POST /events 201"
+
+
+def test_a_line_has_the_fields_that_are_documented(told: dict[str, Any]) -> None:
+    (example,) = re.findall(r"^    (\{.*\})$", (ROOT / "docs/metrics.md").read_text(), flags=re.MULTILINE)
+    (line,) = [line for line in told["lines"] if line.get("request_id") == "mine-1"]
+    assert list(json.loads(example)) == list(line)
 
 
 def test_neither_payloads_nor_credentials_nor_queries_are_logged(told: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import queue
+import re
 import secrets
 import subprocess
 import sys
@@ -26,7 +27,7 @@ from audit_stream.server.process import load_tracing
 from audit_stream.server.requests import Requests
 from audit_stream.server.traces import Tracing
 from audit_stream.settings import Settings
-from tests.harness import clean_environ, running_server
+from tests.harness import ROOT, clean_environ, running_server
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SECRET = "s3cr3t"
@@ -111,6 +112,15 @@ def test_a_walk_over_the_chain_is_inside_of_the_request_that_asked_for_it(spans:
     assert walk.parent.span_id in asked
     assert walk.attributes
     assert (walk.attributes["audit_stream.verify.valid"], walk.attributes["audit_stream.verify.from"]) == (True, 1)
+
+
+def test_the_documented_spans_are_made(spans: list[ReadableSpan]) -> None:
+    table = (ROOT / "docs/metrics.md").read_text().partition("| span | of |")[2]
+    documented = {
+        name for row in re.findall(r"^\| (`.*?) \|", table, flags=re.M) for name in re.findall(r"`(.*?)`", row)
+    }
+    assert len(documented) == 6
+    assert documented <= {span.name for span in spans}
 
 
 def test_no_span_is_named_after_an_event_or_holds_what_a_client_sent(spans: list[ReadableSpan]) -> None:
