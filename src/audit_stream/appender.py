@@ -18,6 +18,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Sequence
+from contextvars import Context
 from datetime import timedelta
 
 from audit_stream.chain import START, Event, Head, link_hash
@@ -127,7 +128,8 @@ class Appender:
             self._leaving = None
         elif len(self._flights) != 1 or self._leaving is None or self._queued_events < WORTH_FOLLOWING:
             return
-        self._flights.append(asyncio.create_task(self._fly(ahead), name="append"))
+        # In a context of its own: a batch is its producers' together, and no request's whose id the log would show.
+        self._flights.append(asyncio.create_task(self._fly(ahead), name="append", context=Context()))
 
     async def _fly(self, ahead: "asyncio.Task[None] | None") -> None:
         await self._write(ahead)

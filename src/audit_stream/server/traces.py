@@ -130,13 +130,13 @@ def _appender(tracer: Tracer) -> type[Appender]:
     class TracedAppender(Appender):
         submission = _TracedSubmission
 
-        async def _append(self, batch: Batch) -> None:
+        async def _append(self, batch: Batch, ahead: "asyncio.Task[None] | None") -> None:
             # It belongs to all of its requests, and so to the trace of none: links lead from one to the other.
             asked_by = [cast("_TracedSubmission", submission).handed_in_by for submission in batch.submissions]
             links = [Link(context) for context in asked_by if context.is_valid]
             with tracer.start_as_current_span("append batch", context=Context(), links=links) as span:
                 span.set_attribute("audit_stream.batch.events", len(batch.pending()))
-                await super()._append(batch)
+                await super()._append(batch, ahead)
 
     return TracedAppender
 
