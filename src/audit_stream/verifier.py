@@ -77,6 +77,7 @@ class Walk:
         """Check every link behind `head`. The chain went up to event `upto` a moment ago, and may go on."""
         pace = Pace()
         reading = asyncio.create_task(self._page(head.event_id, pace))
+        rest_s = 0.0
         try:
             while True:
                 page = await reading
@@ -84,7 +85,6 @@ class Walk:
                 if page.events and not page.foreign:
                     # Redis reads the next page while this one is hashed.
                     reading = asyncio.create_task(self._page(page.events[-1].event_id, pace))
-                rest_s = 0.0
                 for part in _in_parts(page):
                     await asyncio.sleep(rest_s)
                     began = perf_counter()

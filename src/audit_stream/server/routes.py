@@ -103,12 +103,19 @@ async def stats(request: AnyRequest) -> StatsBody:
 def _shown(last: LastVerdict | None) -> LastVerdictBody | None:
     if last is None:
         return None
-    at, whole_at = (
-        None if s is None else datetime.fromtimestamp(s, UTC).isoformat(timespec="milliseconds")
-        for s in (last.at, last.whole_at)
+    return LastVerdictBody(
+        valid=last.valid,
+        checked=last.checked,
+        first_break_at=last.first_break_at,
+        reason=last.reason,
+        event_id=last.head[0],
+        at=_moment(last.at),
+        whole_at=None if last.whole_at is None else _moment(last.whole_at),
     )
-    assert at
-    return LastVerdictBody(last.valid, last.checked, last.first_break_at, last.reason, last.head[0], at, whole_at)
+
+
+def _moment(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
 
 
 # The next two only describe their routes; `answered_by` says who answers, and why.
