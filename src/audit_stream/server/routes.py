@@ -101,6 +101,11 @@ async def stats(request: AnyRequest) -> StatsBody:
     "/events",
     tags=["append"],
     summary="Append one event; the answer is its receipt",
+    description=(
+        "JSON, or CloudEvents 1.0: structured, batched (answered as POST /events/batch does), or binary, which is"
+        " JSON data under the headers ce-specversion, ce-type, ce-source and ce-id. Accept:"
+        " application/cloudevents+json gives the receipt as a CloudEvent."
+    ),
     status_code=201,
     middleware=[answered_by(append_one)],
     responses={
@@ -116,7 +121,11 @@ async def append_event(data: JSONBody[PublishRequest], idempotency_key: Idempote
     "/events/batch",
     tags=["append"],
     summary="Append many events, all or nothing",
-    description="A JSON array, or NDJSON as application/x-ndjson: 2,000 events and 4 MiB at most.",
+    description=(
+        "A JSON array, NDJSON as application/x-ndjson, or a batch of CloudEvents: 2,000 events and 4 MiB at most."
+        " One CloudEvent, structured or binary, is a batch of one. Accept: application/cloudevents-batch+json"
+        " gives the receipts as CloudEvents."
+    ),
     status_code=201,
     middleware=[answered_by(append_batch)],
     responses={
