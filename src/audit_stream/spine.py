@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from audit_stream.appender import Appender
 from audit_stream.errors import ChainBroken, Misconfigured, Unreachable
+from audit_stream.keeper import PinKeeper, check_pin, contradiction, head_of
 from audit_stream.promise import Finding, judge
 from audit_stream.settings import Settings
 from audit_stream.stream import Stream
@@ -22,6 +23,7 @@ class Spine(NamedTuple):
     appender: Appender
     tail: Tail
     verifier: Verifier
+    keeper: PinKeeper | None
 
 
 def spine_of(state: Any) -> Spine:
@@ -36,13 +38,23 @@ async def open_spine(settings: Settings, redis_url: str) -> AsyncIterator[Spine]
     stream = Stream.at(redis_url, settings.chain)
     try:
         await check(stream, settings)
+        pin = await check_pin(stream, settings)
         appender = Appender(
-            stream, hashing=settings.hashing, ack=settings.ack, idempotency_ttl=settings.idempotency_ttl
+            stream,
+            hashing=settings.hashing,
+            ack=settings.ack,
+            idempotency_ttl=settings.idempotency_ttl,
+            promised=head_of(pin),
         )
-        verifier = Verifier(stream)
-        async with appender, Tail(stream) as tail:
+        # What Redis shows under fsync is on its disk; that a replica has it, too, only an append makes sure of.
+        durable = settings.ack.fsync and not settings.ack.replicas
+        verifier = Verifier(stream, on_intact=appender.promise if durable else None)
+        async with AsyncExitStack() as stack:
+            keeper = await stack.enter_async_context(PinKeeper(settings.pin, pin, appender)) if settings.pin else None
+            await stack.enter_async_context(appender)
+            tail = await stack.enter_async_context(Tail(stream))
             try:
-                yield Spine(settings, stream, appender, tail, verifier)
+                yield Spine(settings, stream, appender, tail, verifier, keeper)
             finally:
                 await verifier.close()
     finally:
@@ -99,4 +111,6 @@ async def not_ready(spine: Spine) -> list[str]:
         reasons.append("Redis computes SHA-256 wrong in its scripts")
     if not spine.tail.connected:
         reasons.append("the live tail is not connected")
+    if spine.keeper and (pin := spine.keeper.pin) and (reason := await contradiction(spine.stream, pin)):
+        reasons.append(reason)
     return reasons

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from operator import itemgetter
 from time import monotonic
 from typing import Literal, NamedTuple
@@ -217,8 +217,10 @@ def _in_parts(page: Page) -> Iterator[Page]:
 class Verifier:
     """Shares one walk among all who ask for the same at the same time."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Stream, *, on_intact: Callable[[Head], None] | None = None) -> None:
+        """`on_intact` is told the head of each chain that was found whole, from its first event to its end."""
         self._stream = stream
+        self._on_intact = on_intact
         self._walks: dict[tuple[int, int | None, bool], tuple[Walk, asyncio.Task[Report]]] = {}
 
     def start(
@@ -236,8 +238,15 @@ class Verifier:
             walk = Walk(self._stream, first, last, deep=deep)
             task = asyncio.create_task(walk.run(), name="verify")
             shared = self._walks[asked] = (walk, task)
-            task.add_done_callback(lambda _: self._walks.pop(asked))
+            task.add_done_callback(lambda task: self._ended(asked, task))
         return shared
+
+    def _ended(self, asked: tuple[int, int | None, bool], task: "asyncio.Task[Report]") -> None:
+        self._walks.pop(asked)
+        if self._on_intact and asked[:2] == (1, None) and not task.cancelled() and not task.exception():
+            verdict = task.result().verdict
+            if verdict.valid:
+                self._on_intact(verdict.head)
 
     async def close(self) -> None:
         tasks = [task for _, task in self._walks.values()]

@@ -1,5 +1,7 @@
 """audit-stream stats."""
 
+from typing import Any
+
 import rich_click as click
 
 from audit_stream.cli.options import json_option, url_option
@@ -26,9 +28,19 @@ def stats(url: str, as_json: bool) -> None:
         ("hash", found["latest_hash"] or "none yet"),
         ("a 201 means", str(found["ack"])),
         ("hashing", str(found["hashing"])),
-        ("redis", str(found["redis"])),
+        ("redis", f"{found['redis']}, {_replicas(found.get('replicas', 0))} connected"),
+        *([("pin", _pin(pin))] if (pin := found.get("pin")) else []),
         ("open streams", str(found["subscribers"])),
         ("batches", f"{found['batches']:,}, {found['lost_races']:,} races lost"),
         ("indexes", found["index_trouble"] or "no trouble"),
     ]
     console().print(facts_table(facts))
+
+
+def _replicas(count: int) -> str:
+    return f"{count} replica{'' if count == 1 else 's'}"
+
+
+def _pin(pin: dict[str, Any]) -> str:
+    newest = f"#{pin['event_id']}" if pin["event_id"] else "nothing yet"
+    return f"{newest}, cannot be moved: {pin['trouble']}" if pin["trouble"] else newest

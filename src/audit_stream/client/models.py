@@ -67,6 +67,15 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     took_ms: float
 
 
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest event that the server has noted outside Redis."""
+
+    event_id: int | None
+    hash: str | None
+    trouble: str
+    """Why the pin cannot be moved; empty when all is well."""
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     last_event_id: int
@@ -76,6 +85,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """What a 201 of this server means."""
     hashing: str
     redis: str
+    replicas: int = 0
+    """Replicas of Redis that are connected."""
+    pin: Pin | None = None
+    """None where the server keeps none."""
     subscribers: int
     batches: int
     lost_races: int

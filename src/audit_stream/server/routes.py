@@ -7,9 +7,9 @@ from litestar.response import Redirect
 
 from audit_stream import __version__
 from audit_stream.event import PublishRequest
-from audit_stream.promise import describe
+from audit_stream.promise import connected_replicas, describe
 from audit_stream.server.append import answered_by, append_batch, append_one
-from audit_stream.server.bodies import InfoBody, StatsBody, StatusBody
+from audit_stream.server.bodies import InfoBody, PinBody, StatsBody, StatusBody
 from audit_stream.server.dashboard.page import dashboard
 from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
 from audit_stream.server.problems import AnyRequest, problem
@@ -79,6 +79,7 @@ async def readyz(request: AnyRequest) -> Response[StatusBody] | Response[bytes]:
 async def stats(request: AnyRequest) -> StatsBody:
     spine = spine_of(request.app.state)
     head, (count,) = await spine.stream.head(), await spine.stream.lengths([spine.stream.keys.events])
+    facts = await spine.stream.facts()
     return StatsBody(
         count=count,
         last_event_id=head.event_id,
@@ -86,7 +87,9 @@ async def stats(request: AnyRequest) -> StatsBody:
         chain=spine.settings.chain,
         ack=str(spine.settings.ack),
         hashing=spine.settings.hashing,
-        redis=describe(await spine.stream.facts()),
+        redis=describe(facts),
+        replicas=connected_replicas(facts),
+        pin=PinBody.of(spine.keeper) if spine.keeper else None,
         subscribers=spine.tail.subscribers,
         batches=spine.appender.batches,
         lost_races=spine.appender.lost_races,
