@@ -62,8 +62,10 @@ class PinKeeper:
         try:
             # In a thread: it waits for the disk.
             self.pin = await asyncio.to_thread(_moved, self._path, self._appender.promised)
-        except (OSError, ValueError, Misconfigured) as error:
-            trouble = f"{self._path}: {getattr(error, 'strerror', None) or error}"
+        except Misconfigured as error:
+            trouble = str(error)
+        except (OSError, ValueError) as error:
+            trouble = f"{SETTING}: {self._path}: {getattr(error, 'strerror', None) or error}"
         else:
             self._appender.promise(head_of(self.pin))
         if trouble != self.trouble:

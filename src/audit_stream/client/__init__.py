@@ -1,7 +1,7 @@
 """AuditClient: append, query, follow and verify over HTTP. It imports nothing of the server."""
 
 from audit_stream.client.asynchronous import AsyncAuditClient
-from audit_stream.client.models import Drained, Event, Head, Receipt, Spooled, Stats, Verdict, check
+from audit_stream.client.models import Drained, Event, Head, Pin, Receipt, Spooled, Stats, Verdict, check
 from audit_stream.client.synchronous import AuditClient
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Drained",
     "Event",
     "Head",
+    "Pin",
     "Receipt",
     "Spooled",
     "Stats",

@@ -39,8 +39,8 @@ def mode_of(content_type: str, headers: Iterable[bytes]) -> Mode | None:
 
 def wants(headers: dict[bytes, str], form: str) -> bool:
     """Whether a receipt is to have this CloudEvents form. JSON unless asked: what was appended is never a 406."""
-    accept = headers.get(b"accept", "*/*")
-    return accept != "*/*" and preferred(accept, ("application/json", form)) == form
+    accept = headers.get(b"accept", "")
+    return "cloudevents" in accept.lower() and preferred(accept, ("application/json", form)) == form
 
 
 def read_one(mode: Mode, headers: Iterable[tuple[bytes, bytes]], body: bytes, settings: Settings) -> Draft:
