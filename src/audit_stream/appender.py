@@ -67,8 +67,10 @@ class Appender:
         hashing: Hashing = "checked",
         ack: Ack = FSYNC,
         idempotency_ttl: timedelta = timedelta(hours=24),
+        promised: Head = NOTHING,
         tally: Tally | None = None,
     ) -> None:
+        """`promised` is the newest event that an earlier run told a producer is on disk, where that is known."""
         self._stream = stream
         self._tally = tally or Tally()
         self._hashing = hashing
@@ -82,8 +84,8 @@ class Appender:
         """The head that the newest of them leaves if all goes well; None when that is not known."""
         self._closing = False
         self._head = START
-        self._promised = NOTHING
-        """The newest event that a producer was told is on disk. A chain that ends before it has lost it."""
+        self.promised = promised
+        """The newest event that a producer was told is on disk. A chain without it has lost it."""
         self._to_ask_first = 0
         # Read by /stats and /readyz.
         self.batches = 0
@@ -118,6 +120,11 @@ class Appender:
         self._tally.queued(self._queued_events, self._queued_bytes)
         self._send_off()
         return await submission.settled
+
+    def promise(self, head: Head) -> None:
+        """Append to no chain without this event, which is on disk. Does nothing for one older than the newest."""
+        if head.event_id > self.promised.event_id:
+            self.promised = head
 
     # --- batches
 
@@ -253,7 +260,7 @@ class Appender:
                             drafts,
                             hashes,
                             believed=Head(offer[0].event_id - 1, offer[0].prev_hash) if offer else NOTHING,
-                            promised=self._promised,
+                            promised=self.promised,
                             token=token,
                             ttl_ms=self._ttl_ms,
                             replicas=self._ack.replicas,
@@ -296,7 +303,7 @@ class Appender:
                 )
         await self._check_replicas(reply.replicas if isinstance(reply, Appended) else None)
         if self._ack.fsync:
-            self._promised = self._head
+            self.promise(self._head)
         for (submission, place), event in zip(pending, events, strict=True):
             submission.receipts[place] = Receipt(event, replayed=False)
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain as flatten
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +24,7 @@ MAX_SOURCE_LENGTH = 256
 MAX_KEY_LENGTH = 255
 LF, CR = b"\n\r"
 
+T = TypeVar("T")
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
 
 
@@ -74,6 +75,7 @@ class Draft(NamedTuple):
 
 _one = msgspec.json.Decoder(PublishRequest)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
@@ -81,9 +83,15 @@ def decode(body: bytes) -> PublishRequest:
     """Read one PublishRequest. Raises Malformed (no JSON) or Refused (breaks the schema)."""
     try:
         return _one.decode(body)
-    except msgspec.ValidationError as error:
-        raise Refused(str(error), field=_field_of(str(error))) from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNDECODABLE as error:
+        raise _why_undecodable(body, error) from error
+
+
+def decode_with(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
+    """`decode`, for another type."""
+    try:
+        return decoder.decode(body)
+    except _UNDECODABLE as error:
         raise _why_undecodable(body, error) from error
 
 
@@ -95,7 +103,7 @@ def decode_batch(body: bytes, *, lines: bool) -> list[bytes]:
         return [bytes(raw) for raw in _array.decode(body)]
     except msgspec.ValidationError as error:
         raise Refused(f"a batch is a JSON array of events, or NDJSON: {error}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except _UNDECODABLE as error:
         raise _why_undecodable(body, error) from error
 
 
@@ -269,10 +277,12 @@ def _field_of(message: str) -> str | None:
 
 
 def _why_undecodable(body: bytes, error: Exception) -> Refused:
-    """Tell a text that is not JSON from one that is, or nearly, but that has no canonical form.
+    """Tell what breaks the schema, what is not JSON, and what is, or nearly, but has no canonical form.
 
     Slow and only for refusals: the strict decoder says little about why it stopped.
     """
+    if isinstance(error, msgspec.ValidationError):
+        return Refused(str(error), field=_field_of(str(error)))
     if isinstance(error, RecursionError):
         return _too_deep()
     try:

@@ -4,7 +4,10 @@ A chain alone proves order and content. That its newest events were cut off, tha
 from some event on, or that an older backup stands in its place, only a pin shows.
 """
 
+import fcntl
+import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,6 +15,10 @@ from typing import NamedTuple
 
 from audit_stream.atomic import Replacement, replacing
 from audit_stream.errors import Misconfigured
+
+LOCKED_S = 2.0
+"""Who has the lock writes a few bytes and lets go; one who keeps it this long hangs."""
+LOCK_RETRY_S = 0.01
 
 
 class Pin(NamedTuple):
@@ -47,30 +54,84 @@ class PinFile:
         self._path, self.pin, self._replacement = path, pin, replacement
 
     def move_to(self, head: Pin) -> None:
-        """Raises Misconfigured."""
+        """Leaves a pin alone that a server has moved further meanwhile. Raises Misconfigured."""
         if head != self.pin:
-            with _named("cannot be written", self._path):
-                self._replacement.file.write(f"{head}\n".encode())
-                self._replacement.commit()
+            with _named("--pin", "cannot be written", self._path), _locked(self._path):
+                _write(_read(self._path), head, self._replacement)
 
 
 @contextmanager
 def pin_file(path: Path) -> Iterator[PinFile]:
     """Open the file, which need not be there yet. Raises Misconfigured when it cannot be read or written later."""
-    with _named("cannot be read", path):
-        pin = Pin.parse(path.read_text()) if path.exists() else None
+    pin = read_pin(path, setting="--pin")
     with ExitStack() as stack:
         # Now, not after an hour of checking.
-        with _named("cannot be written", path):
+        with _named("--pin", "cannot be written", path):
             replacement = stack.enter_context(replacing(path))
         yield PinFile(path, pin, replacement)
 
 
+def read_pin(path: Path, *, setting: str) -> Pin | None:
+    """None where there is no file yet. Raises Misconfigured, naming the setting."""
+    with _named(setting, "cannot be read", path):
+        return _read(path)
+
+
+def check_writable(path: Path, *, setting: str) -> None:
+    """Raises Misconfigured, naming the setting, when the file could not be written."""
+    with _named(setting, "cannot be written", path), _locked(path), replacing(path):
+        pass
+
+
+def advance(path: Path, head: Pin) -> Pin:
+    """Pin `head` unless a newer event is pinned, also by another process; return what is pinned then.
+
+    Whole or not at all, and on disk when it returns. Raises OSError, ValueError for a file that holds no
+    pin, or another event of this id.
+    """
+    with _locked(path), replacing(path) as replacement:
+        pin = _read(path)
+        if pin and pin.event_id == head.event_id and pin.hash != head.hash:
+            raise ValueError(f"it pins another event #{pin.event_id} than the one that was appended here")
+        return _write(pin, head, replacement)
+
+
+def _read(path: Path) -> Pin | None:
+    return Pin.parse(path.read_text()) if path.exists() else None
+
+
+def _write(pin: Pin | None, head: Pin, replacement: Replacement) -> Pin:
+    if pin and pin.event_id >= head.event_id:
+        return pin
+    replacement.file.write(f"{head}\n".encode())
+    replacement.commit()
+    return head
+
+
 @contextmanager
-def _named(what: str, path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
+    """Keep other processes from moving the pin. What is locked is its folder: the file itself is replaced each time."""
+    folder = os.open(path.resolve().parent, os.O_RDONLY)
+    try:
+        deadline = time.monotonic() + LOCKED_S
+        while True:
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(LOCK_RETRY_S)
+        yield
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _named(setting: str, what: str, path: Path) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        raise Misconfigured(f"--pin: {path} holds no pin: {error}") from error
+        raise Misconfigured(f"{setting}: {path} holds no pin: {error}") from error
     except OSError as error:
-        raise Misconfigured(f"--pin: {path} {what}: {error.strerror or error}") from error
+        raise Misconfigured(f"{setting}: {path} {what}: {error.strerror or error}") from error

@@ -41,6 +41,10 @@ def describe(facts: Mapping[str, str]) -> str:
     return f"Valkey {valkey}" if valkey else f"Redis {facts.get('redis_version', '?')}"
 
 
+def connected_replicas(facts: Mapping[str, str]) -> int:
+    return int(facts.get("connected_slaves", "0"))
+
+
 def _server(facts: Mapping[str, str]) -> list[Finding]:
     findings = []
     version = facts.get("redis_version", "0.0")
@@ -100,7 +104,7 @@ def _eviction(facts: Mapping[str, str]) -> list[Finding]:
 
 
 def _replicas(facts: Mapping[str, str], ack: Ack) -> list[Finding]:
-    connected = int(facts.get("connected_slaves", "0"))
+    connected = connected_replicas(facts)
     if connected >= ack.replicas:
         return []
     why = f"AUDIT_STREAM_ACK={ack} waits for {ack.replicas} before each 201"

@@ -45,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hashing: Hashing = "checked"
     max_event_bytes: int = 256 * 1024
     idempotency_ttl: timedelta = timedelta(hours=24)
+    pin: Path | None = None
     verify_every: timedelta | None = None
     verify_whole_every: timedelta = timedelta(hours=24)
     log: LogForm = "auto"
@@ -205,6 +206,9 @@ VARIABLES: dict[str, Variable] = {
     ),
     "AUDIT_STREAM_IDEMPOTENCY_TTL": Variable(
         "idempotency_ttl", _duration, "24h", "how long an idempotency key is remembered"
+    ),
+    "AUDIT_STREAM_PIN": Variable(
+        "pin", _path, "", "file outside Redis that remembers the newest event; a chain without it is refused"
     ),
     "AUDIT_STREAM_VERIFY_EVERY": Variable(
         "verify_every",

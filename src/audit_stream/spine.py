@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from audit_stream.appender import Appender
 from audit_stream.errors import ChainBroken, Misconfigured, Unreachable
+from audit_stream.keeper import PinKeeper, check_pin, contradiction, head_of
 from audit_stream.promise import Finding, judge
 from audit_stream.settings import Settings
 from audit_stream.stream import Stream
@@ -32,6 +33,7 @@ class Spine(NamedTuple):
     appender: Appender
     tail: Tail
     verifier: Verifier
+    keeper: PinKeeper | None
     tally: Tally
     verdicts: Verdicts
 
@@ -52,14 +54,23 @@ async def open_spine(
     stream = parts.stream.at(redis_url, settings.chain, tally)
     try:
         await check(stream, settings)
+        pin = await check_pin(stream, settings)
         appender = parts.appender(
-            stream, hashing=settings.hashing, ack=settings.ack, idempotency_ttl=settings.idempotency_ttl, tally=tally
+            stream,
+            hashing=settings.hashing,
+            ack=settings.ack,
+            idempotency_ttl=settings.idempotency_ttl,
+            promised=head_of(pin),
+            tally=tally,
         )
-        verdicts = Verdicts(tally)
+        # What Redis shows under fsync is on its disk; that a replica has it, too, only an append makes sure of.
+        durable = settings.ack.fsync and not settings.ack.replicas
+        verdicts = Verdicts(tally, on_intact=appender.promise if durable else None)
         verifier = Verifier(stream, verdicts.asked_for, parts.walking)
-        async with AsyncExitStack() as opened:
-            await opened.enter_async_context(appender)
-            tail = await opened.enter_async_context(Tail(stream, tally=tally))
+        async with AsyncExitStack() as stack:
+            keeper = await stack.enter_async_context(PinKeeper(settings.pin, pin, appender)) if settings.pin else None
+            await stack.enter_async_context(appender)
+            tail = await stack.enter_async_context(Tail(stream, tally=tally))
             if settings.verify_every and tally.worker == 0:
                 watch = Watch(
                     stream,
@@ -69,9 +80,9 @@ async def open_spine(
                     whole_every=settings.verify_whole_every,
                     walking=parts.walking,
                 )
-                await opened.enter_async_context(watch)
+                await stack.enter_async_context(watch)
             try:
-                yield Spine(settings, stream, appender, tail, verifier, tally, verdicts)
+                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts)
             finally:
                 await verifier.close()
     finally:
@@ -128,4 +139,6 @@ async def not_ready(spine: Spine) -> list[str]:
         reasons.append("Redis computes SHA-256 wrong in its scripts")
     if not spine.tail.connected:
         reasons.append("the live tail is not connected")
+    if spine.keeper and (pin := spine.keeper.pin) and (reason := await contradiction(spine.stream, pin)):
+        reasons.append(reason)
     return reasons

@@ -7,6 +7,7 @@ speak for it; all that is kept there is a lease, so that of many replicas one wa
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from time import time
 
@@ -45,8 +46,9 @@ class LastVerdict(msgspec.Struct, frozen=True, kw_only=True):
 class Verdicts:
     """The newest verdict of a server, shared by its workers."""
 
-    def __init__(self, tally: Tally) -> None:
-        self._tally = tally
+    def __init__(self, tally: Tally, on_intact: Callable[[Head], None] | None = None) -> None:
+        """`on_intact` is told the head of each chain that was found whole, from its first event to its end."""
+        self._tally, self._on_intact = tally, on_intact
 
     @property
     def last(self) -> LastVerdict | None:
@@ -65,6 +67,8 @@ class Verdicts:
             if last and broken_before:
                 log.warning("the chain holds again; it was broken at event #%s: %s", last.first_break_at, last.reason)
             whole_at = now if whole else whole_at
+            if whole and self._on_intact:
+                self._on_intact(verdict.head)
         elif not last or (last.first_break_at, last.reason) != (verdict.first_break_at, _short(verdict.reason)):
             log.error(
                 "the chain is broken at event #%s: %s",

@@ -86,12 +86,15 @@ async def test_a_head_behind_a_promised_receipt_is_taken_when_the_promise_is_mem
     await spine.assert_is_made_of(*receipts)
 
 
-async def test_a_head_that_was_replaced_is_evidence_when_the_promise_is_fsync(spine: Chain) -> None:
+@pytest.mark.parametrize("forgeries", [3, 5])
+async def test_a_promised_event_that_was_replaced_is_evidence_when_the_promise_is_fsync(
+    spine: Chain, forgeries: int
+) -> None:
     async with spine.replica(ack=FSYNC) as replica:
         await replica.append(drafts(3))
         spine.forget_everything()
         async with spine.replica() as forger:
-            forged = await forger.append(drafts(3, "forged"))
+            forged = await forger.append(drafts(forgeries, "forged"))
         with pytest.raises(ChainBroken) as caught:
             await replica.append(drafts(1))
         assert caught.value.at == 3

@@ -205,6 +205,30 @@ def test_a_batch_is_an_array_or_lines_of_the_same_requests(document: Schema) -> 
     assert array["items"] == {"$ref": "#/components/schemas/PublishRequest"}
 
 
+def test_cloudevents_are_described_as_they_are_taken_and_answered(document: Schema) -> None:
+    of = operations(document)
+    for operation in ("POST /events", "POST /events/batch"):
+        content = of[operation]["requestBody"]["content"]
+        taken = resolved(document, content[ONE]["schema"])
+        assert content[MANY]["schema"]["items"] == content[ONE]["schema"]
+        assert set(taken["required"]) == {"specversion", "id", "source", "type"}
+        assert taken["properties"]["type"]["enum"] == [*BUILT_IN, "model_retired"]
+        assert re.search(taken["properties"]["source"]["pattern"], "urn:a/b?c#d%20")
+        assert not re.search(taken["properties"]["source"]["pattern"], "my service")
+    answered = {
+        (operation, form)
+        for operation in ("POST /events", "POST /events/batch", "GET /events", "GET /events/{event_id}")
+        for form in (ONE, MANY)
+        if form in of[operation]["responses"]["200"]["content"]
+    }
+    assert answered == {
+        *(("POST /events", form) for form in (ONE, MANY)),
+        ("POST /events/batch", MANY),
+        ("GET /events", MANY),
+        ("GET /events/{event_id}", ONE),
+    }
+
+
 def test_an_event_is_described_in_the_order_of_its_fields(document: Schema) -> None:
     event = document["components"]["schemas"]["EventBody"]
     assert list(event["properties"]) == EVENT_FIELDS
@@ -249,8 +273,8 @@ def test_the_headers_that_matter_are_described(document: Schema) -> None:
     [
         ("POST /events", {"400", "409", "413", "415", "422", "503"}),
         ("POST /events/batch", {"400", "409", "413", "415", "422", "503"}),
-        ("GET /events", {"400", "409", "422", "503"}),
-        ("GET /events/{event_id}", {"404", "409", "422", "503"}),
+        ("GET /events", {"400", "406", "409", "422", "503"}),
+        ("GET /events/{event_id}", {"404", "406", "409", "422", "503"}),
         ("GET /stream", {"409", "422", "503"}),
         ("GET /verify", {"400", "422", "503"}),
         ("GET /stats", {"409", "503"}),
@@ -279,6 +303,8 @@ def test_no_error_is_described_that_is_no_problem(document: Schema) -> None:
 
 # --- what is answered
 
+ONE, MANY = "application/cloudevents+json", "application/cloudevents-batch+json"
+CLOUDEVENT: dict[str, Any] = {"specversion": "1.0", "id": "1", "source": "/s", "type": "other", "subject": "x", "n": 1}
 OK: dict[str, Any] = {"kind": "other", "source": "s", "payload": {"a": [1, None, {"b": 0.5}]}}
 
 
@@ -300,6 +326,19 @@ OK: dict[str, Any] = {"kind": "other", "source": "s", "payload": {"a": [1, None,
         ("POST /events/batch", "/events/batch", [OK], {"Idempotency-Key": "two"}, 200),
         ("POST /events/batch", "/events/batch", [OK, {}], {}, 422),
         ("GET /events", "/events", None, {}, 200),
+        ("POST /events", "/events", CLOUDEVENT, {"Content-Type": ONE, "Accept": ONE}, 201),
+        ("POST /events", "/events", [CLOUDEVENT | {"id": "3"}], {"Content-Type": MANY, "Accept": MANY}, 201),
+        ("POST /events", "/events", {"id": "1"}, {"Content-Type": ONE}, 422),
+        (
+            "POST /events/batch",
+            "/events/batch",
+            [CLOUDEVENT | {"id": "2"}],
+            {"Content-Type": MANY, "Accept": MANY},
+            201,
+        ),
+        ("GET /events", "/events", None, {"Accept": MANY}, 200),
+        ("GET /events", "/events", None, {"Accept": "text/html"}, 406),
+        ("GET /events/{event_id}", "/events/1", None, {"Accept": ONE}, 200),
         ("GET /events", "/events?limit=0", None, {}, 400),
         ("GET /events", "/events?kind=surprise", None, {}, 422),
         ("GET /events/{event_id}", "/events/1", None, {}, 200),

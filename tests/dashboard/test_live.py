@@ -2,11 +2,13 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, Route, expect
 
 from tests.dashboard.browsing import expect_connection, in_its_place, open_dashboard, post, row, rows
+from tests.faults.campaign.valkey import Valkey
 from tests.faults.proxy import proxy_to
 from tests.harness import ServerProcess, running_server
 from tests.tamper.stored import Stored
@@ -198,6 +200,20 @@ def test_the_promise_and_the_replicas_are_what_the_server_says(
         expect(page.locator("#promise")).to_have_text("fsync,replicas=3 · not kept")
         expect(page.locator("#replicas")).to_have_text(re.compile(r"\d of 3"))
         expect(page.locator("#why")).to_contain_text("waits for 3 before each 201")
+
+
+def test_connected_replicas_are_counted_beside_the_promise(page: Page, tmp_path: Path) -> None:
+    with (
+        Valkey(tmp_path / "primary") as primary,
+        Valkey(tmp_path / "replica", replica_of=primary),
+        running_server(AUDIT_STREAM_REDIS_URL=primary.url) as server,
+    ):
+        open_dashboard(page, server)
+        expect(page.locator("#replicas")).to_have_text("1 connected, none promised")
+        with running_server(AUDIT_STREAM_REDIS_URL=primary.url, AUDIT_STREAM_ACK="fsync,replicas=1") as asking:
+            open_dashboard(page, asking)
+            expect(page.locator("#replicas")).to_have_text("1 connected, 1 promised")
+            expect(page.locator("#promise")).to_have_text("fsync,replicas=1 · kept")
 
 
 def test_an_event_that_redis_cannot_show_leaves_the_page_usable(

@@ -684,6 +684,7 @@ def test_stats_tell_count_head_and_promise(server: ServerProcess, chain: str) ->
     assert (stats["chain"], stats["ack"], stats["hashing"]) == (chain, "fsync", "checked")
     assert (stats["batches"], stats["subscribers"], stats["index_trouble"]) == (1, 0, "")
     assert stats["redis"].split()[0] in ("Valkey", "Redis")
+    assert (stats["replicas"], stats["pin"]) == (0, None)
 
 
 def test_an_empty_chain_is_valid(empty: ServerProcess) -> None:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from audit_stream.settings import Hashing
+from tests.faults.campaign.valkey import Valkey
 from tests.faults.evidence import check_load, check_receipts, check_sound, report, turns
 from tests.faults.load import Answer, Load, Spec
 from tests.faults.processes import children, endings, needs_linux, stopped, valkeys_of, workers_of
@@ -60,6 +61,25 @@ def test_four_producers_over_two_servers_make_one_chain(redis_url: str, chain: s
     events = check_load(redis_url, chain, answers)
     assert len(events) == WRITERS * EVENTS
     assert not any(answer.replayed for answer in answers)
+
+
+def test_the_replicas_of_redis_are_counted_and_pinned_only_when_they_hold_the_event(tmp_path: Path) -> None:
+    pin = tmp_path / "pin"
+    with Valkey(tmp_path / "primary") as primary, Valkey(tmp_path / "replica", replica_of=primary) as replica:
+        settings = {
+            "AUDIT_STREAM_REDIS_URL": primary.url,
+            "AUDIT_STREAM_ACK": "fsync,replicas=1",
+            "AUDIT_STREAM_PIN": str(pin),
+        }
+        with running_server(**settings) as server:
+            assert server.get("/stats").json()["replicas"] == 1
+            receipt = server.post({"kind": "other", "source": "s"}).json()
+            replica.kill()
+            assert server.post({"kind": "other", "source": "s"}).status_code == 503
+            assert server.verify()["checked"] == 2
+            primary.until(lambda: primary.replicas() == 0)
+            assert server.get("/stats").json()["replicas"] == 0
+        assert pin.read_text() == f"1:{receipt['hash']}\n"
 
 
 # --- serve --workers

@@ -1,11 +1,18 @@
 """Pins: what they say against a chain, and the file that remembers one."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from audit_stream.appender import Appender
+from audit_stream.chain import Head
 from audit_stream.errors import Misconfigured
-from audit_stream.pin import Pin, pin_file
+from audit_stream.keeper import PinKeeper, check_pin, head_of
+from audit_stream.pin import Pin, advance, pin_file
+from audit_stream.settings import Settings
+from audit_stream.stream import Stream
 
 HASH, OTHER = "a" * 64, "b" * 64
 
@@ -63,3 +70,114 @@ def test_a_file_that_cannot_hold_a_pin_is_refused_at_once(tmp_path: Path, place:
     (tmp_path / "damaged").write_text("nonsense")
     with pytest.raises(Misconfigured, match="--pin: "), pin_file(tmp_path / place):
         pytest.fail("it was opened")
+
+
+# --- a file that several processes move
+
+
+def test_a_pin_is_moved_on_and_never_back(tmp_path: Path) -> None:
+    path = tmp_path / "pin"
+    assert advance(path, Pin(3, HASH)) == Pin(3, HASH)
+    assert advance(path, Pin(2, OTHER)) == Pin(3, HASH)
+    assert advance(path, Pin(3, HASH)) == Pin(3, HASH)
+    assert advance(path, Pin(9, OTHER)) == Pin(9, OTHER)
+    with pytest.raises(ValueError, match="another event #9"):
+        advance(path, Pin(9, HASH))
+    assert path.read_text() == f"9:{OTHER}\n"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_many_that_move_it_at_once_the_newest_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pin"
+    with ThreadPoolExecutor(8) as threads:
+        left = list(threads.map(lambda n: advance(path, Pin(n, HASH)), [7, 3, 8, 1, 6, 2, 5, 4]))
+    assert Pin.parse(path.read_text()) == Pin(8, HASH)
+    assert max(left) == Pin(8, HASH)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_verify_that_ends_late_does_not_move_a_server_s_pin_back(tmp_path: Path) -> None:
+    path = tmp_path / "pin"
+    with pin_file(path) as kept:
+        advance(path, Pin(9, HASH))
+        kept.move_to(Pin(5, OTHER))
+    assert Pin.parse(path.read_text()) == Pin(9, HASH)
+
+
+# --- the keeper
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+async def kept(path: Path, pin: Pin | None = None) -> tuple[PinKeeper, Appender]:
+    appender = Appender(Stream.at("unix:///nowhere"), promised=head_of(pin))
+    return PinKeeper(path, pin, appender), appender
+
+
+@pytest.mark.anyio
+async def test_the_keeper_pins_what_was_promised_and_takes_over_what_another_has_pinned(tmp_path: Path) -> None:
+    path = tmp_path / "pin"
+    one, appender = await kept(path)
+    other, elsewhere = await kept(path)
+    await one.move()
+    assert not path.exists(), "nothing was promised yet"
+    appender.promise(Head(4, HASH.encode()))
+    await one.move()
+    assert one.pin == Pin(4, HASH) == Pin.parse(path.read_text())
+    await other.move()
+    assert elsewhere.promised == Head(4, HASH.encode())
+    elsewhere.promise(Head(3, OTHER.encode()))
+    assert elsewhere.promised == Head(4, HASH.encode())
+
+
+@pytest.mark.anyio
+async def test_a_last_promise_is_pinned_when_the_keeper_is_left(tmp_path: Path) -> None:
+    keeper, appender = await kept(tmp_path / "pin")
+    async with keeper:
+        appender.promise(Head(4, HASH.encode()))
+    assert Pin.parse((tmp_path / "pin").read_text()) == Pin(4, HASH)
+
+
+@pytest.mark.anyio
+async def test_a_pin_that_cannot_be_moved_is_said_once_and_moved_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "folder"
+    keeper, appender = await kept(folder / "pin")
+    appender.promise(Head(4, HASH.encode()))
+    for _ in range(3):
+        await keeper.move()
+    assert "No such file" in keeper.trouble
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert keeper.trouble in caplog.text
+    folder.mkdir()
+    await keeper.move()
+    assert keeper.trouble == ""
+    assert keeper.pin == Pin(4, HASH)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    (folder / "pin").write_text("nonsense")
+    await keeper.move()
+    assert "holds no pin" in keeper.trouble
+    assert (folder / "pin").read_text() == "nonsense", "evidence is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("place", "ack", "words"),
+    [
+        ("no/such/directory/pin", "fsync", "cannot be written"),
+        (".", "fsync", "cannot be read"),
+        ("damaged", "fsync", "holds no pin"),
+        ("pin", "memory", "AUDIT_STREAM_ACK=memory promises nothing"),
+    ],
+)
+def test_a_server_is_told_at_its_start_what_is_wrong_with_its_pin(
+    tmp_path: Path, place: str, ack: str, words: str
+) -> None:
+    (tmp_path / "damaged").write_text("nonsense")
+    settings = Settings.from_env({"AUDIT_STREAM_PIN": str(tmp_path / place), "AUDIT_STREAM_ACK": ack})
+    with pytest.raises(Misconfigured, match=rf"^AUDIT_STREAM_PIN: .*{words}"):
+        asyncio.run(check_pin(Stream.at("unix:///nowhere"), settings))
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged"]

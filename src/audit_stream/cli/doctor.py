@@ -110,6 +110,13 @@ def _of_server(url: str) -> Diagnosis:
         if trouble
         else Check("indexes", "no trouble"),
     ]
+    if pin := found.get("pin"):
+        mend = "Look at the disk that AUDIT_STREAM_PIN names; appends go on meanwhile."
+        checks.append(
+            Check("pin", "stands still", False, "moving", str(pin["trouble"]), mend)
+            if pin["trouble"]
+            else Check("pin", _head(pin["event_id"], pin["hash"]) if pin["event_id"] else "nothing yet")
+        )
     return Diagnosis(remote.url, checks)
 
 

@@ -25,7 +25,7 @@ def _settings_options(command: Any) -> Any:
         names[variable.field].append(name)
     for field, aliases in reversed(names.items()):
         variable = VARIABLES[aliases[0]]
-        text = f"{variable.help}\n\n{' or '.join(aliases)}, default: {variable.default}"
+        text = f"{variable.help}\n\n{' or '.join(aliases)}, default: {variable.default or 'none'}"
         command = click.option(_flag(field), metavar=field.rpartition("_")[2].upper(), help=text)(command)
     return command
 

@@ -28,7 +28,8 @@ def stats(url: str, as_json: bool) -> None:
         ("hash", found["latest_hash"] or "none yet"),
         ("a 201 means", str(found["ack"])),
         ("hashing", str(found["hashing"])),
-        ("redis", str(found["redis"])),
+        ("redis", f"{found['redis']}, {_replicas(found.get('replicas', 0))} connected"),
+        *([("pin", _pin(pin))] if (pin := found.get("pin")) else []),
         ("open streams", str(found["subscribers"])),
         ("batches", f"{found['batches']:,}, {found['lost_races']:,} races lost"),
         ("indexes", found["index_trouble"] or "no trouble"),
@@ -44,3 +45,12 @@ def shown(last: dict[str, Any] | None) -> str:
         return f"{last['at']}, up to #{last['event_id']}; since then it could not be told"
     found = f"intact up to #{last['event_id']}" if last["valid"] else f"BROKEN: {last['reason']}"
     return f"{last['at']}, {found}"
+
+
+def _replicas(count: int) -> str:
+    return f"{count} replica{'' if count == 1 else 's'}"
+
+
+def _pin(pin: dict[str, Any]) -> str:
+    newest = f"#{pin['event_id']}" if pin["event_id"] else "nothing yet"
+    return f"{newest}, cannot be moved: {pin['trouble']}" if pin["trouble"] else newest

@@ -1,7 +1,7 @@
 """AuditClient: append, query, follow and verify over HTTP. It imports nothing of the server."""
 
 from audit_stream.client.asynchronous import AsyncAuditClient
-from audit_stream.client.models import Drained, Event, Head, LastVerdict, Receipt, Spooled, Stats, Verdict, check
+from audit_stream.client.models import Drained, Event, Head, LastVerdict, Pin, Receipt, Spooled, Stats, Verdict, check
 from audit_stream.client.synchronous import AuditClient
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Event",
     "Head",
     "LastVerdict",
+    "Pin",
     "Receipt",
     "Spooled",
     "Stats",

@@ -82,6 +82,15 @@ class LastVerdict(msgspec.Struct, frozen=True, kw_only=True):
     """When all of the chain was last checked and held."""
 
 
+class Pin(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest event that the server has noted outside Redis."""
+
+    event_id: int | None
+    hash: str | None
+    trouble: str
+    """Why the pin cannot be moved; empty when all is well."""
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     last_event_id: int
@@ -91,6 +100,10 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     """What a 201 of this server means."""
     hashing: str
     redis: str
+    replicas: int = 0
+    """Replicas of Redis that are connected."""
+    pin: Pin | None = None
+    """None where the server keeps none."""
     subscribers: int
     batches: int
     lost_races: int

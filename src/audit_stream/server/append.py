@@ -11,9 +11,14 @@ from typing import Any, cast
 
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from audit_stream.cloudevents import from_json
+from audit_stream.cloudevents import to_json as to_cloudevent
+from audit_stream.cloudevents import to_json_array as to_cloudevents
 from audit_stream.errors import Refused, TooLarge
 from audit_stream.event import MAX_KEY_LENGTH, Draft, decode, decode_batch, draft, to_json, to_json_array
+from audit_stream.server.cloudevents import BATCH, BINARY, STRUCTURED, Mode, mode_of, over_limit, read_one, wants
 from audit_stream.server.problems import Unsupported, failure
+from audit_stream.settings import Settings
 from audit_stream.spine import Spine
 from audit_stream.submission import Receipt
 
@@ -28,52 +33,69 @@ Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 def answered_by(answer: Answer) -> Callable[[ASGIApp], ASGIApp]:
     """Middleware for a handler that only describes its route: `answer` takes the request instead."""
 
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await answer(scope, receive, send)
+        except Exception as error:
+            scope["litestar_app"].state.spine.tally.failed(failure(error))
+            raise
+
     def middleware(app: ASGIApp) -> ASGIApp:
-        return answer
+        return counted
 
     return middleware
 
 
 async def append_one(scope: Scope, receive: Receive, send: Send) -> None:
     spine: Spine = scope["litestar_app"].state.spine
-    try:
-        headers = _interesting(scope)
-        body = await _read(receive, headers, spine.settings.max_event_bytes, "an event")
-        if body is None:
-            return
-        began = perf_counter()
+    headers, mode = _interesting(scope)
+    if mode == "batch":
+        await append_batch(scope, receive, send)
+        return
+    body = await _read(receive, headers, spine.settings.max_event_bytes, "an event")
+    if body is None:
+        return
+    began = perf_counter()
+    if mode:
+        made = read_one(mode, scope["headers"], body, spine.settings)
+    else:
         made = draft(decode(body), spine.settings.kind_set, once=headers.get(b"idempotency-key"))
-        receipts = await spine.appender.append((made,))
-    except Exception as error:
-        spine.tally.failed(failure(error))
-        raise
+    receipts = await spine.appender.append((made,))
     spine.tally.append_seconds.observe(perf_counter() - began)
     event = receipts[0].event
-    await _answer(send, receipts, to_json(event), [(b"location", b"/events/%d" % event.event_id)])
+    location = (b"location", b"/events/%d" % event.event_id)
+    if wants(headers, STRUCTURED):
+        await _answer(send, receipts, to_cloudevent(event), [location], STRUCTURED.encode())
+    else:
+        await _answer(send, receipts, to_json(event), [location])
 
 
 async def append_batch(scope: Scope, receive: Receive, send: Send) -> None:
     spine: Spine = scope["litestar_app"].state.spine
-    try:
-        headers = _interesting(scope)
-        body = await _read(receive, headers, BATCH_BYTES, "a batch")
-        if body is None:
-            return
-        began = perf_counter()
-        receipts = await spine.appender.append(await _drafts(body, headers, spine))
-    except Exception as error:
-        spine.tally.failed(failure(error))
-        raise
+    headers, mode = _interesting(scope)
+    body = await _read(receive, headers, BATCH_BYTES, "a batch")
+    if body is None:
+        return
+    began = perf_counter()
+    if mode == "binary":
+        drafts = [read_one(mode, scope["headers"], body, spine.settings)]
+    else:
+        drafts = await _drafts(body, headers, mode, spine.settings)
+    receipts = await spine.appender.append(drafts)
     spine.tally.append_seconds.observe(perf_counter() - began)
-    await _answer(send, receipts, to_json_array([receipt.event for receipt in receipts]), [])
+    events = [receipt.event for receipt in receipts]
+    if wants(headers, BATCH):
+        await _answer(send, receipts, to_cloudevents(events), [], BATCH.encode())
+    else:
+        await _answer(send, receipts, to_json_array(events), [])
 
 
-async def _drafts(body: bytes, headers: dict[bytes, str], spine: Spine) -> list[Draft]:
+async def _drafts(body: bytes, headers: dict[bytes, str], mode: Mode | None, settings: Settings) -> list[Draft]:
     content_type = headers.get(b"content-type", "")
     lines = "ndjson" in content_type or "jsonl" in content_type
-    if not lines and "json" not in content_type:
+    if not lines and "json" not in content_type.lower():
         lines = not body.lstrip().startswith(b"[")
-    texts = decode_batch(body, lines=lines)
+    texts = [body] if mode == "structured" else decode_batch(body, lines=lines)
     if not texts:
         raise Refused("the batch is empty")
     if len(texts) > BATCH_EVENTS:
@@ -83,46 +105,65 @@ async def _drafts(body: bytes, headers: dict[bytes, str], spine: Spine) -> list[
     for index, text in enumerate(texts):
         if index % TURN_EVENTS == TURN_EVENTS - 1:
             await asyncio.sleep(0)
-        if len(text) > spine.settings.max_event_bytes:
-            raise TooLarge(_over("an event", spine.settings.max_event_bytes), index=index)
+        if len(text) > settings.max_event_bytes:
+            raise TooLarge(over_limit("an event", settings.max_event_bytes), index=index)
         try:
+            if mode:
+                drafts.append(from_json(text, settings.kind_set))
+                continue
             request = decode(text)
             # One key for the whole batch stands for one key an event.
             once = f"{key}:{index}" if key is not None and request.idempotency_key is None else None
-            drafts.append(draft(request, spine.settings.kind_set, once=once))
+            drafts.append(draft(request, settings.kind_set, once=once))
         except Refused as refused:
             raise refused.within_batch(index) from refused
     return drafts
 
 
-async def _answer(send: Send, receipts: list[Receipt], body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+async def _answer(
+    send: Send,
+    receipts: list[Receipt],
+    body: bytes,
+    headers: list[tuple[bytes, bytes]],
+    media_type: bytes = b"application/json",
+) -> None:
     status = 201
     if all(receipt.replayed for receipt in receipts):
         status = 200
         headers.append((b"idempotent-replayed", b"true"))
-    headers += ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
+    headers += ((b"content-type", media_type), (b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
 # --- the request
 
-_WANTED = (b"content-type", b"content-length", b"idempotency-key")
+_WANTED = BINARY | {b"content-type", b"content-length", b"idempotency-key", b"accept"}
 
 # What a web page may send anywhere without asking first; on a laptop that includes this server.
 _ANY_PAGE_MAY_SEND = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 
 
-def _interesting(scope: Scope) -> dict[bytes, str]:
+def _interesting(scope: Scope) -> tuple[dict[bytes, str], Mode | None]:
+    """The headers that decide something, and how they say that this is a CloudEvent, if they do."""
     headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _WANTED}
     if b"idempotency-key" in headers:
         headers[b"idempotency-key"] = _idempotency_key(headers[b"idempotency-key"])
-    if headers.get(b"content-type", "").partition(";")[0].strip().lower() in _ANY_PAGE_MAY_SEND:
+    content_type = headers.get(b"content-type", "")
+    if content_type == "application/json" and BINARY.isdisjoint(headers):
+        return headers, None  # what nearly every producer sends needs no second look
+    if content_type.partition(";")[0].strip().lower() in _ANY_PAGE_MAY_SEND:
         raise Unsupported(
-            f"the body is {headers[b'content-type']}: send it with Content-Type: application/json,"
+            f"the body is {content_type}: send it with Content-Type: application/json,"
             " or application/x-ndjson for a batch of lines"
         )
-    return headers
+    mode = mode_of(content_type, headers)
+    if mode and b"idempotency-key" in headers:
+        raise Refused(
+            "Idempotency-Key: the source and id of a CloudEvent are its idempotency key; leave the header out",
+            field="idempotency_key",
+        )
+    return headers, mode
 
 
 def _idempotency_key(text: str) -> str:
@@ -141,7 +182,7 @@ def _idempotency_key(text: str) -> str:
 async def _read(receive: Receive, headers: dict[bytes, str], limit: int, what: str) -> bytes | None:
     """Return the body; None when the client went away before its end, so that nothing is written."""
     if int(headers.get(b"content-length", "0")) > limit:
-        raise TooLarge(_over(what, limit))
+        raise TooLarge(over_limit(what, limit))
     body = b""
     while True:
         message = cast("dict[str, Any]", await receive())
@@ -149,10 +190,6 @@ async def _read(receive: Receive, headers: dict[bytes, str], limit: int, what: s
             return None
         body += cast("bytes", message.get("body", b""))
         if len(body) > limit:
-            raise TooLarge(_over(what, limit))
+            raise TooLarge(over_limit(what, limit))
         if not message.get("more_body"):
             return body
-
-
-def _over(what: str, limit: int) -> str:
-    return f"{what} is over the limit of {limit} bytes"

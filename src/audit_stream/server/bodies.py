@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from audit_stream.chain import Verdict
+from audit_stream.keeper import PinKeeper
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, lower-case hex")]
 EventId = Annotated[int, Meta(ge=1)]
@@ -76,6 +77,19 @@ class LastVerdictBody(msgspec.Struct):
     whole_at: Annotated[str | None, Meta(description="When the whole chain was last checked and held")]
 
 
+class PinBody(msgspec.Struct):
+    """The newest event that is noted outside Redis (AUDIT_STREAM_PIN)."""
+
+    event_id: Annotated[int | None, Meta(description="null until there is one")]
+    hash: Hash | None
+    trouble: Annotated[str, Meta(description="Why the pin cannot be moved; empty when all is well")]
+
+    @classmethod
+    def of(cls, keeper: PinKeeper) -> "PinBody":
+        event_id, hash_ = keeper.pin or (None, None)
+        return cls(event_id, hash_, keeper.trouble)
+
+
 class StatsBody(msgspec.Struct):
     count: int
     last_event_id: int
@@ -84,6 +98,8 @@ class StatsBody(msgspec.Struct):
     ack: str
     hashing: Literal["checked", "script"]
     redis: str
+    replicas: Annotated[int, Meta(description="Replicas of Redis that are connected")]
+    pin: Annotated[PinBody | None, Meta(description="null where none is kept")]
     subscribers: Annotated[int, Meta(description="Open streams on this replica")]
     batches: Annotated[int, Meta(description="Script calls that this replica shared among its producers")]
     lost_races: Annotated[int, Meta(description="Batches hashed again because another replica was first")]

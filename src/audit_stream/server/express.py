@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from audit_stream.errors import AuditStreamError
 from audit_stream.server.append import append_batch, append_one
-from audit_stream.server.problems import of_ours, problem
+from audit_stream.server.problems import failure, of_ours, problem
 
 _ANSWERS = {"/events": append_one, "/events/batch": append_batch}
 
@@ -35,8 +35,10 @@ class Express:
             await answer(scope, receive, send)
             return
         except AuditStreamError as error:
+            self._app.state.spine.tally.failed(failure(error))
             response = of_ours(None, error)
-        except Exception:
+        except Exception as error:
+            self._app.state.spine.tally.failed(failure(error))
             log.exception("POST %s failed, and the fault is ours", scope["path"])
             response = problem(500, "the server failed to answer; its log says why")
         headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]

@@ -10,17 +10,20 @@ from litestar.params import HeaderParameter, QueryParameter
 
 from audit_stream.event import MAX_KEY_LENGTH
 from audit_stream.server.bodies import EventBody, ProblemBody
+from audit_stream.server.cloudevents_schema import describe_cloudevents
 from audit_stream.server.problems import MEDIA_TYPE
 
+JSON = "application/json"
 NDJSON = "application/x-ndjson"
 MAX_LIMIT = 100_000
 
 _MEANINGS = {
     400: "Not JSON, or a number out of range",
     404: "No such event",
+    406: "Accept takes no form of this answer",
     409: "The chain is damaged",
     413: "Over a limit",
-    415: "A form or plain text, not JSON",
+    415: "A form, plain text, or CloudEvents data that are not JSON",
     422: "Breaks the schema, or has no canonical form",
     503: "Redis is away or takes no writes, or the queue is full: see Retry-After",
 }
@@ -70,6 +73,7 @@ def complete(app: Litestar, kinds: Sequence[str]) -> None:
     paths["/events/batch"].post.request_body.content[NDJSON] = _lines("PublishRequest", "One event a line")
     for operation, line in ((paths["/events"].get, "EventBody"), (paths["/verify"].get, "ProgressBody")):
         operation.responses["200"].content[NDJSON] = _lines(line, "One object a line")
+    describe_cloudevents(schemas, paths, kind)
     for path in ("/events", "/stream", "/verify"):
         for parameter in paths[path].get.parameters:
             if parameter.name in _BOUNDS:

@@ -55,7 +55,17 @@ class Unsupported(AuditStreamError):
     """The body is of a media type that is not taken."""
 
 
-_HTTP_ONLY: dict[type[AuditStreamError], int] = {NotFound: 404, OutOfRange: 400, CursorAhead: 409, Unsupported: 415}
+class NotAcceptable(AuditStreamError):
+    """The answer has no form that the client takes."""
+
+
+_HTTP_ONLY: dict[type[AuditStreamError], int] = {
+    NotFound: 404,
+    OutOfRange: 400,
+    NotAcceptable: 406,
+    CursorAhead: 409,
+    Unsupported: 415,
+}
 
 
 # Parameters that have another name in Python than on the wire.

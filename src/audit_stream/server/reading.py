@@ -1,7 +1,7 @@
 """The read side: GET /events and GET /events/{event_id}."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated
 from urllib.parse import urlencode
 
@@ -10,10 +10,13 @@ from litestar.params import PathParameter, QueryParameter
 from litestar.response import Stream
 
 from audit_stream.chain import Event
+from audit_stream.cloudevents import to_json as to_cloudevent
 from audit_stream.errors import Refused
-from audit_stream.event import instant, to_json, to_json_array
+from audit_stream.event import instant, to_json
 from audit_stream.query import Filter, Selection, fetch, select
-from audit_stream.server.openapi import MAX_LIMIT, NDJSON, After, Kind, Source, an_event, events, problems
+from audit_stream.server.accept import negotiated
+from audit_stream.server.cloudevents import BATCH, STRUCTURED
+from audit_stream.server.openapi import JSON, MAX_LIMIT, NDJSON, After, Kind, Source, an_event, events, problems
 from audit_stream.server.parameters import MAX_ID, cursor, known_kind, only
 from audit_stream.server.problems import AnyRequest, NotFound, OutOfRange
 from audit_stream.spine import spine_of
@@ -28,9 +31,9 @@ _PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit")
     description=(
         "Filters must all hold. Without `after` the newest `limit` events are returned, with it the oldest behind"
         " that cursor; always in ascending order. The Link header names the next page. Accept:"
-        " application/x-ndjson streams one event a line."
+        " application/x-ndjson streams one event a line, application/cloudevents-batch+json gives CloudEvents."
     ),
-    responses={200: events("The events, ascending"), **problems(400, 409, 422, 503)},
+    responses={200: events("The events, ascending"), **problems(400, 406, 409, 422, 503)},
 )
 async def query_events(
     request: AnyRequest,
@@ -48,6 +51,7 @@ async def query_events(
 ) -> Response[bytes] | Stream:
     spine = spine_of(request.app.state)
     only(request, _PARAMETERS)
+    form = negotiated(request, (JSON, NDJSON, BATCH))
     if not 1 <= limit <= MAX_LIMIT:
         raise OutOfRange(f"limit must be in 1..{MAX_LIMIT}")
     wanted = Filter(
@@ -60,15 +64,18 @@ async def query_events(
         limit,
     )
     selection = await select(spine.stream, wanted)
-    headers = {"Link": f'<{_next(request, selection, wanted)}>; rel="next"'} if selection.more else {}
+    headers = {"Vary": "Accept"}
+    if selection.more:
+        headers["Link"] = f'<{_next(request, selection, wanted)}>; rel="next"'
     pages = fetch(spine.stream, selection.event_ids)
     # The first page is read before the answer begins: what can go wrong mostly does by then.
     first: list[Event] = await anext(pages, [])
-    if NDJSON in request.headers.get("accept", ""):
-        return Stream(_lines(first, pages), media_type=NDJSON, headers=headers)
+    if form == NDJSON:
+        return Stream(_lines(first, pages), media_type=form, headers=headers)
+    render = to_cloudevent if form == BATCH else to_json
     if len(first) == len(selection.event_ids):
-        return Response(to_json_array(first), media_type="application/json", headers=headers)
-    return Stream(_array(first, pages), media_type="application/json", headers=headers)
+        return Response(b"[%b]" % b",".join(map(render, first)), media_type=form, headers=headers)
+    return Stream(_array(first, pages, render), media_type=form, headers=headers)
 
 
 def _next(request: AnyRequest, selection: Selection, wanted: Filter) -> str:
@@ -84,10 +91,12 @@ async def _lines(first: list[Event], pages: AsyncIterator[list[Event]]) -> Async
         yield b"".join(b"%b\n" % to_json(event) for event in page)
 
 
-async def _array(first: list[Event], pages: AsyncIterator[list[Event]]) -> AsyncIterator[bytes]:
-    yield b"[" + b",".join(map(to_json, first))
+async def _array(
+    first: list[Event], pages: AsyncIterator[list[Event]], render: Callable[[Event], bytes]
+) -> AsyncIterator[bytes]:
+    yield b"[" + b",".join(map(render, first))
     async for page in pages:
-        yield b"".join(b",%b" % to_json(event) for event in page)
+        yield b"".join(b",%b" % render(event) for event in page)
     yield b"]"
 
 
@@ -95,7 +104,7 @@ async def _array(first: list[Event], pages: AsyncIterator[list[Event]]) -> Async
     "/events/{event_id:str}",
     tags=["read"],
     summary="One event",
-    responses={200: an_event("The event as it is stored"), **problems(400, 404, 409, 422, 503)},
+    responses={200: an_event("The event as it is stored"), **problems(400, 404, 406, 409, 422, 503)},
 )
 async def get_event(
     request: AnyRequest, event_id: Annotated[str, PathParameter(description="1, 2, 3, …", pattern="^[0-9]+$")]
@@ -106,4 +115,6 @@ async def get_event(
     event = await spine_of(request.app.state).stream.get(number) if number else None
     if event is None:
         raise NotFound(f"there is no event #{event_id[:30]}")
-    return Response(to_json(event), media_type="application/json")
+    form = negotiated(request, (JSON, STRUCTURED))
+    render = to_cloudevent if form == STRUCTURED else to_json
+    return Response(render(event), media_type=form, headers={"Vary": "Accept"})

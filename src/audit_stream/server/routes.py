@@ -9,9 +9,9 @@ from litestar.response import Redirect
 
 from audit_stream import __version__
 from audit_stream.event import PublishRequest
-from audit_stream.promise import describe
+from audit_stream.promise import connected_replicas, describe
 from audit_stream.server.append import answered_by, append_batch, append_one
-from audit_stream.server.bodies import InfoBody, LastVerdictBody, StatsBody, StatusBody
+from audit_stream.server.bodies import InfoBody, LastVerdictBody, PinBody, StatsBody, StatusBody
 from audit_stream.server.dashboard.page import dashboard
 from audit_stream.server.metrics import metrics
 from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
@@ -84,6 +84,7 @@ async def readyz(request: AnyRequest) -> Response[StatusBody] | Response[bytes]:
 async def stats(request: AnyRequest) -> StatsBody:
     spine = spine_of(request.app.state)
     head, (count,) = await spine.stream.head(), await spine.stream.lengths([spine.stream.keys.events])
+    facts = await spine.stream.facts()
     return StatsBody(
         count=count,
         last_event_id=head.event_id,
@@ -91,7 +92,9 @@ async def stats(request: AnyRequest) -> StatsBody:
         chain=spine.settings.chain,
         ack=str(spine.settings.ack),
         hashing=spine.settings.hashing,
-        redis=describe(await spine.stream.facts()),
+        redis=describe(facts),
+        replicas=connected_replicas(facts),
+        pin=PinBody.of(spine.keeper) if spine.keeper else None,
         subscribers=spine.tail.subscribers,
         batches=spine.appender.batches,
         lost_races=spine.appender.lost_races,
@@ -125,6 +128,11 @@ def _moment(unix_s: float) -> str:
     "/events",
     tags=["append"],
     summary="Append one event; the answer is its receipt",
+    description=(
+        "JSON, or CloudEvents 1.0: structured, batched (answered as POST /events/batch does), or binary, which is"
+        " JSON data under the headers ce-specversion, ce-type, ce-source and ce-id. Accept:"
+        " application/cloudevents+json gives the receipt as a CloudEvent."
+    ),
     status_code=201,
     middleware=[answered_by(append_one)],
     responses={
@@ -140,7 +148,11 @@ async def append_event(data: JSONBody[PublishRequest], idempotency_key: Idempote
     "/events/batch",
     tags=["append"],
     summary="Append many events, all or nothing",
-    description="A JSON array, or NDJSON as application/x-ndjson: 2,000 events and 4 MiB at most.",
+    description=(
+        "A JSON array, NDJSON as application/x-ndjson, or a batch of CloudEvents: 2,000 events and 4 MiB at most."
+        " One CloudEvent, structured or binary, is a batch of one. Accept: application/cloudevents-batch+json"
+        " gives the receipts as CloudEvents."
+    ),
     status_code=201,
     middleware=[answered_by(append_batch)],
     responses={

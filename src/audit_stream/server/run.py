@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from audit_stream import __version__
 from audit_stream.embedded import EmbeddedValkey
 from audit_stream.errors import Misconfigured
+from audit_stream.keeper import check_pin
 from audit_stream.promise import describe
 from audit_stream.server.logs import set_up_logs
 from audit_stream.server.process import STARTUP_FAILURE, Server, load_tracing
@@ -72,6 +73,8 @@ async def _check(settings: Settings) -> dict[str, str]:
     assert settings.redis_url
     stream = Stream.at(settings.redis_url, settings.chain)
     try:
-        return await check(stream, settings)
+        facts = await check(stream, settings)
+        await check_pin(stream, settings)
+        return facts
     finally:
         await stream.close()
