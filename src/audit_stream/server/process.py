@@ -7,9 +7,13 @@ from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
+from litestar import Litestar
+from litestar.types import ASGIApp
 
 from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
+from audit_stream.server.auth import Guard
+from audit_stream.server.cors import Cors
 from audit_stream.server.express import Express
 from audit_stream.settings import Settings
 
@@ -17,6 +21,16 @@ GRACE_S = 4
 """Open streams are told to end at once; requests in flight get this long."""
 STARTUP_FAILURE = 3
 """uvicorn's exit code for an application that does not start."""
+
+
+def layered(app: Litestar, settings: Settings) -> ASGIApp:
+    """What stands around the application; a layer that nothing is configured for is not there."""
+    layers: ASGIApp = Express(app)
+    if app.state.tokens is not None:
+        layers = Guard(layers, app.state.tokens)
+    if settings.cors:
+        layers = Cors(layers, settings.cors)
+    return layers
 
 
 class Server(uvicorn.Server):
@@ -27,11 +41,14 @@ class Server(uvicorn.Server):
         self._on_started = on_started
         super().__init__(
             uvicorn.Config(
-                Express(self._app),
+                layered(self._app, settings),
+                interface="asgi3",  # a layer that hands on what the next one returns does not look like it
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,  # nothing here depends on who asks
+                proxy_headers=False,  # nothing here depends on who asks, but the login, and that looks itself
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
                 ws="none",
                 http=OneWrite,
                 lifespan="on",

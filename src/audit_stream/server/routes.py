@@ -11,6 +11,7 @@ from audit_stream.promise import connected_replicas, describe
 from audit_stream.server.append import answered_by, append_batch, append_one
 from audit_stream.server.bodies import InfoBody, PinBody, StatsBody, StatusBody
 from audit_stream.server.dashboard.page import dashboard
+from audit_stream.server.login import log_in, log_out, login_state
 from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
 from audit_stream.server.problems import AnyRequest, problem
 from audit_stream.server.reading import get_event, query_events
@@ -30,6 +31,9 @@ ENDPOINTS = {
     "GET /verify": "recompute the hash chain",
     "GET /stats": "count, head and promise",
     "GET /dashboard": "the page for people",
+    "GET /dashboard/login": "whether it takes a token to see the page, and who is logged in",
+    "POST /dashboard/login": "trade a token for the page's cookie",
+    "POST /dashboard/logout": "give the cookie up",
     "GET /schema": "OpenAPI 3.1",
 }
 
@@ -152,4 +156,7 @@ ROUTES = [
     verify_chain,
     stats,
     dashboard,
+    login_state,
+    log_in,
+    log_out,
 ]
