@@ -15,11 +15,18 @@ class Limit:
         self._burst_s = burst_s
         self._paid_until = 0.0
 
-    def wait_s(self, now: float) -> float:
-        """How long until the next one is due; 0 when it is."""
-        owed = self._paid_until - now - self._burst_s
+    def take(self, amount: float, now: float) -> float:
+        """Charge it and return 0; or charge nothing and return in how many seconds the next is due."""
+        paid_until = self._paid_until
+        if paid_until < now:
+            paid_until = now
+        owed_s = paid_until - now - self._burst_s
         # A whole burst is taken when nothing is left of it, but for the rounding of floats.
-        return max(owed, 1e-9) if owed > -1e-9 else 0.0
+        if owed_s > -1e-9:
+            return max(owed_s, 1e-9)
+        self._paid_until = paid_until + amount / self.per_second
+        return 0.0
 
-    def take(self, amount: float, now: float) -> None:
+    def owe(self, amount: float, now: float) -> None:
+        """Charge what could not be known before."""
         self._paid_until = max(self._paid_until, now) + amount / self.per_second

@@ -1,12 +1,11 @@
 """The tokens in force: found by what a request presents, and read again when their file changes."""
 
 import asyncio
-import hmac
 import logging
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
+from hmac import compare_digest
 from pathlib import Path
 
 from audit_stream.access.entry import Entry, read_entries
@@ -51,22 +50,17 @@ class Tokens:
         self._path = path
         self._rates = (requests_per_second, bytes_per_second)
         self._seen = _signature(path)
-        self._by_prefix: dict[bytes, list[Grant]] = {}
+        self._grants: dict[bytes, Grant] = {}
         self._put_in_force(read_entries(path))
 
     def find(self, token: bytes) -> Grant | None:
         if len(token) > MAX_TOKEN_BYTES:
             return None
         digest = sha256(token).digest()
-        # How long the first look takes depends on a SHA-256 alone, which says nothing about a token that is
+        # How long the first look takes depends on half a SHA-256, which says nothing about a token that is
         # nearly right; the comparison that decides takes the same time wherever the two differ.
-        for grant in self._by_prefix.get(digest[:8], ()):
-            if hmac.compare_digest(grant.digest, digest):
-                return grant
-        return None
-
-    def __len__(self) -> int:
-        return sum(map(len, self._by_prefix.values()))
+        grant = self._grants.get(digest[:16])
+        return grant if grant is not None and compare_digest(grant.digest, digest) else None
 
     def look(self) -> None:
         """Read the file again if it is another one than before. Whatever is wrong with it is logged once."""
@@ -80,16 +74,13 @@ class Tokens:
             log.error("%s. The tokens stay as they were.", error)
             return
         self._put_in_force(entries)
-        log.info("%s was read again: %d tokens", self._path, len(self))
+        log.info("%s was read again: %d tokens", self._path, len(self._grants))
 
     def _put_in_force(self, entries: Sequence[Entry]) -> None:
         # Whose entry is as it was keeps its grant: what is counted towards its limits, and its open streams.
-        before = {grant.entry: grant for grants in self._by_prefix.values() for grant in grants}
-        by_prefix: defaultdict[bytes, list[Grant]] = defaultdict(list)
-        for entry in entries:
-            grant = before.pop(entry, None) or Grant(entry, *self._rates)
-            by_prefix[grant.digest[:8]].append(grant)
-        self._by_prefix = dict(by_prefix)
+        before = {grant.entry: grant for grant in self._grants.values()}
+        grants = [before.pop(entry) if entry in before else Grant(entry, *self._rates) for entry in entries]
+        self._grants = {grant.digest[:16]: grant for grant in grants}
         for grant in before.values():
             grant.revoked.set()
 

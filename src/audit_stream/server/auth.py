@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +24,15 @@ COOKIE = "audit_stream"
 _COOKIE = COOKIE.encode()
 
 _OPEN = frozenset({"healthz", "readyz", "dashboard"})
-_READ = frozenset({"events", "stream", "verify", "stats"})
+# By the first part of the path alone: however the rest of it is spelt, no way to the same route needs less.
+# What is not named here, a path that does not exist among it, takes any token.
+_NEEDED: dict[str, Needed] = {
+    "events": "read",  # and to POST there, append
+    "stream": "read",
+    "verify": "read",
+    "stats": "read",
+    "metrics": "metrics",
+}
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +44,20 @@ class Guard:
     def __call__(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
             return self._for_life(scope, receive, send)
-        # By its first part alone: however the rest is spelt, no path to the same route needs less.
-        part = _first_part(scope["path"])
+        part = scope["path"].lstrip("/").partition("/")[0]
         if part in _OPEN:
             return self._app(scope, receive, send)
+        headers = dict(scope["headers"])
         try:
-            grant = self._identified(scope)
-            _check_scope(grant, scope, part)
+            grant = self._identified(scope, headers)
+            needed = "append" if part == "events" and scope["method"] == "POST" else _NEEDED.get(part)
+            if needed and needed not in grant.scopes:
+                raise _lacking(grant, scope, needed)
             if grant.requests or grant.bytes:
-                receive = _charge(grant, scope, receive)
+                receive = _charge(grant, scope, headers, receive)
         except AuditStreamError as error:
-            if isinstance(error, Unauthenticated) and part == "" and _wants_a_page(scope):
-                return self._app(scope, receive, send)  # a redirect to the page, which has the login
+            if part == "" and isinstance(error, Unauthenticated) and b"text/html" in headers.get(b"accept", b""):
+                return self._app(scope, receive, send)  # a browser is sent on to the page, which has the login
             log.info("%s %r was refused: %s", scope["method"], scope["path"], error)
             return send_answer(of_ours(None, error), send)
         scope.setdefault("state", {})[KEY] = grant
@@ -59,14 +69,14 @@ class Guard:
         async with self._tokens.watched():
             await self._app(scope, receive, send)
 
-    def _identified(self, scope: Any) -> Grant:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        if len(given) == 1 and given[0][:7].lower() == b"bearer ":
-            token = given[0][7:].strip()
-        elif given:
-            raise Unauthenticated("Authorization: send it once, as `Bearer` and a token")
+    def _identified(self, scope: Any, headers: Mapping[bytes, bytes]) -> Grant:
+        given = headers.get(b"authorization")
+        if given is not None:
+            if given[:7] != b"Bearer " and given[:7].lower() != b"bearer ":
+                raise Unauthenticated("Authorization: send the word Bearer and a token")
+            token = given[7:].strip()
         # A cookie also goes along with what another site makes a browser do, so it counts where nothing is written.
-        elif scope["method"] != "GET" or not (token := cookie_of(scope["headers"]) or b""):
+        elif scope["method"] != "GET" or not (token := cookie_of(headers) or b""):
             raise Unauthenticated("this server asks for a token: send the header `Authorization: Bearer …`")
         grant = self._tokens.find(token)
         if grant is None:
@@ -99,63 +109,41 @@ class Guard:
             await send_answer(of_ours(None, UnknownToken("this token is not known here any more")), send)
 
 
-def _first_part(path: str) -> str:
-    return path.lstrip("/").partition("/")[0]
-
-
-def _wants_a_page(scope: Any) -> bool:
-    return scope["method"] == "GET" and any(
-        name == b"accept" and b"text/html" in value for name, value in scope["headers"]
+def _lacking(grant: Grant, scope: Any, needed: Needed) -> LacksScope:
+    has = ", ".join(grant.entry.scopes)
+    return LacksScope(
+        f"{scope['method']} {scope['path']} needs the scope {needed}; the token {grant.name!r} has {has}", needed
     )
-
-
-def _check_scope(grant: Grant, scope: Any, part: str) -> None:
-    needed: Needed
-    if part in _READ:
-        needed = "append" if part == "events" and scope["method"] == "POST" else "read"
-    elif part == "metrics":
-        needed = "metrics"
-    else:
-        return  # the service info, the description of the API, and what is not there: any token will do
-    if needed not in grant.scopes:
-        has = ", ".join(grant.entry.scopes)
-        raise LacksScope(
-            f"{scope['method']} {scope['path']} needs the scope {needed}; the token {grant.name!r} has {has}", needed
-        )
 
 
 # --- limits
 
 
-def _charge(grant: Grant, scope: Any, receive: Receive) -> Receive:
+def _charge(grant: Grant, scope: Any, headers: Mapping[bytes, bytes], receive: Receive) -> Receive:
     """Raises TooMany. Of a body that does not say how long it is, each part is charged as it comes."""
     now = time.monotonic()
-    if grant.requests:
-        _check_limit(grant, grant.requests, "requests", now)
+    if grant.requests and (wait_s := grant.requests.take(1, now)):
+        raise _over(grant, grant.requests, "requests", wait_s)
     if grant.bytes and scope["method"] == "POST":
-        _check_limit(grant, grant.bytes, "bytes", now)
-        length = next((value for name, value in scope["headers"] if name == b"content-length"), None)
+        length = headers.get(b"content-length")
+        if wait_s := grant.bytes.take(int(length or 0), now):
+            raise _over(grant, grant.bytes, "bytes", wait_s)
         if length is None:
-            receive = _charged(grant.bytes, receive)
-        else:
-            grant.bytes.take(int(length), now)
-    if grant.requests:
-        grant.requests.take(1, now)
+            return _charged(grant.bytes, receive)
     return receive
 
 
-def _check_limit(grant: Grant, limit: Limit, what: str, now: float) -> None:
-    if wait_s := limit.wait_s(now):
-        raise TooMany(
-            f"the token {grant.name!r} is over its limit of {limit.per_second:g} {what} a second; nothing was done",
-            retry_after=math.ceil(wait_s),
-        )
+def _over(grant: Grant, limit: Limit, what: str, wait_s: float) -> TooMany:
+    return TooMany(
+        f"the token {grant.name!r} is over its limit of {limit.per_second:g} {what} a second; nothing was done",
+        retry_after=math.ceil(wait_s),
+    )
 
 
 def _charged(limit: Limit, receive: Receive) -> Receive:
     async def charged() -> Any:
         message: Any = await receive()
-        limit.take(len(message.get("body", b"")), time.monotonic())
+        limit.owe(len(message.get("body", b"")), time.monotonic())
         return message
 
     return charged
@@ -164,12 +152,10 @@ def _charged(limit: Limit, receive: Receive) -> Receive:
 # --- the cookie
 
 
-def cookie_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes | None:
+def cookie_of(headers: Mapping[bytes, bytes]) -> bytes | None:
     """The token in the dashboard's cookie (RFC 6265 §4.2.1)."""
-    for header, value in headers:
-        if header == b"cookie":
-            for pair in value.split(b";"):
-                name, _, token = pair.strip().partition(b"=")
-                if name == _COOKIE:
-                    return token
+    for pair in headers.get(b"cookie", b"").split(b";"):
+        name, _, token = pair.strip().partition(b"=")
+        if name == _COOKIE:
+            return token
     return None

@@ -1,6 +1,7 @@
 """Logging in to the dashboard: a browser trades its token for a cookie, as EventSource can send no header."""
 
 import math
+import re
 import time
 from collections import OrderedDict
 from ipaddress import ip_address
@@ -20,6 +21,8 @@ MISTAKES_PER_SECOND = 0.2
 MISTAKES_AT_ONCE_S = 50.0  # ten of them
 ADDRESSES_KEPT = 1_000
 BODY_BYTES = 4_096
+# RFC 6265 §4.1.1; a token that was made here has no other characters.
+_FIT_FOR_A_COOKIE = re.compile(r'[^\x00-\x20\x7f-\U0010ffff",;\\]+')
 
 
 class Attempts:
@@ -28,17 +31,17 @@ class Attempts:
     def __init__(self) -> None:
         self._limits: OrderedDict[str, Limit] = OrderedDict()
 
-    def check(self, address: str) -> None:
-        limit = self._limits.get(address)
-        if limit and (wait_s := limit.wait_s(time.monotonic())):
-            raise TooMany("too many mistaken logins from this address", retry_after=math.ceil(wait_s))
-
-    def mistaken(self, address: str) -> None:
+    def count(self, address: str) -> None:
+        """Raises TooMany."""
         limit = self._limits.pop(address, None) or Limit(MISTAKES_PER_SECOND, burst_s=MISTAKES_AT_ONCE_S)
-        limit.take(1, time.monotonic())
         self._limits[address] = limit
         while len(self._limits) > ADDRESSES_KEPT:
             self._limits.popitem(last=False)
+        if wait_s := limit.take(1, time.monotonic()):
+            raise TooMany("too many mistaken logins from this address", retry_after=math.ceil(wait_s))
+
+    def forget(self, address: str) -> None:
+        self._limits.pop(address, None)
 
 
 class Credentials(msgspec.Struct, forbid_unknown_fields=True):
@@ -56,7 +59,7 @@ class Login(msgspec.Struct):
 @get("/dashboard/login", include_in_schema=False)
 async def login_state(request: AnyRequest) -> Response[Login]:
     tokens: Tokens | None = request.app.state.tokens
-    token = cookie_of(request.scope["headers"])
+    token = cookie_of(dict(request.scope["headers"]))
     grant = tokens.find(token) if tokens and token else None
     return Response(Login(tokens is not None, grant.name if grant else None), headers={"Cache-Control": "no-store"})
 
@@ -69,20 +72,15 @@ async def log_in(request: AnyRequest) -> Response[None]:
         raise NotFound("this server has no tokens: nobody needs to log in")
     attempts: Attempts = request.app.state.attempts
     address, secure = _asker(request, spine_of(request.app.state).settings)
-    attempts.check(address)
+    attempts.count(address)
     try:
         token = msgspec.json.decode(await request.body(), type=Credentials).token.strip()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused('the body is to be {"token": "…"}') from error
-    # No cookie can carry the other characters (RFC 6265 §4.1.1), and no token that was made here has any.
-    grant = (
-        tokens.find(token.encode())
-        if token.isascii() and token.isprintable() and not set(token) & set('",;\\ ')
-        else None
-    )
+    grant = tokens.find(token.encode()) if _FIT_FOR_A_COOKIE.fullmatch(token) else None
     if grant is None:
-        attempts.mistaken(address)
         raise UnknownToken("this token is not known here")
+    attempts.forget(address)
     if "read" not in grant.scopes:
         raise LacksScope(f"the dashboard needs the scope read; the token {grant.name!r} does not have it", "read")
     if grant.sources is not None:
