@@ -24,7 +24,7 @@ PREFIX = "audit_"
 MAX_FILE_BYTES = 4 * 1024 * 1024
 
 Source = Annotated[str, Meta(min_length=1, max_length=MAX_SOURCE_LENGTH)]
-Rate = Annotated[float, Meta(gt=0)]
+Rate = Annotated[float, Meta(gt=0, le=1e12)]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
