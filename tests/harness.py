@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -93,27 +93,27 @@ def clean_environ(**settings: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT / "src"), "PORT": "0", "PYTHONUNBUFFERED": "1", **settings}
 
 
-def start_server(*arguments: str, **settings: str) -> ServerProcess:
-    """Start a server and wait until it says that it takes requests; its log goes to this process' stderr."""
+def start_server(*arguments: str, log: IO[bytes] | None = None, **settings: str) -> ServerProcess:
+    """Start a server and wait until it says that it takes requests; its log goes to `log`, or this process' stderr."""
     process = subprocess.Popen(
-        serve_command(*arguments), env=clean_environ(**settings), stdout=subprocess.PIPE, text=True
+        serve_command(*arguments), env=clean_environ(**settings), stdout=subprocess.PIPE, stderr=log, text=True
     )
     assert process.stdout
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
     ready = process.stdout.readline()
     watchdog.cancel()
-    if "http://" not in ready:
+    if "://" not in ready:
         process.kill()
         process.stdout.close()
         raise RuntimeError(f"the server did not start: it said {ready!r} and ended with {process.wait()}")
-    url = next(word for word in ready.split() if word.startswith("http://"))
+    url = next(word for word in ready.split() if "://" in word)
     return ServerProcess(process, url, ready)
 
 
 @contextmanager
-def running_server(*arguments: str, **settings: str) -> Iterator[ServerProcess]:
-    server = start_server(*arguments, **settings)
+def running_server(*arguments: str, log: IO[bytes] | None = None, **settings: str) -> Iterator[ServerProcess]:
+    server = start_server(*arguments, log=log, **settings)
     try:
         yield server
     finally:
