@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -93,8 +93,12 @@ def clean_environ(**settings: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT / "src"), "PORT": "0", "PYTHONUNBUFFERED": "1", **settings}
 
 
-def start_server(*arguments: str, log: IO[bytes] | None = None, **settings: str) -> ServerProcess:
-    """Start a server and wait until it says that it takes requests; its log goes to `log`, or this process' stderr."""
+def start_server(*arguments: str, **settings: str) -> ServerProcess:
+    """Start a server and wait until it says that it takes requests; its log goes to this process' stderr."""
+    return _started(arguments, settings, None)
+
+
+def _started(arguments: Sequence[str], settings: Mapping[str, str], log: IO[bytes] | None) -> ServerProcess:
     process = subprocess.Popen(
         serve_command(*arguments), env=clean_environ(**settings), stdout=subprocess.PIPE, stderr=log, text=True
     )
@@ -112,8 +116,20 @@ def start_server(*arguments: str, log: IO[bytes] | None = None, **settings: str)
 
 
 @contextmanager
-def running_server(*arguments: str, log: IO[bytes] | None = None, **settings: str) -> Iterator[ServerProcess]:
-    server = start_server(*arguments, log=log, **settings)
+def running_server(*arguments: str, **settings: str) -> Iterator[ServerProcess]:
+    with _until_the_end(start_server(*arguments, **settings)) as server:
+        yield server
+
+
+@contextmanager
+def logging_server(log: IO[bytes], /, *arguments: str, **settings: str) -> Iterator[ServerProcess]:
+    """The same with its log in a file."""
+    with _until_the_end(_started(arguments, settings, log)) as server:
+        yield server
+
+
+@contextmanager
+def _until_the_end(server: ServerProcess) -> Iterator[ServerProcess]:
     try:
         yield server
     finally:

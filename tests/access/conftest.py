@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.access.holders import Holder, write_tokens
-from tests.harness import ServerProcess, running_server
+from tests.harness import ServerProcess, logging_server
 
 ORIGIN = "https://board.example.org"
 
@@ -52,7 +52,7 @@ def guarded(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     }
     with (
         (folder / "log").open("wb") as log,
-        running_server("--log-level", "debug", log=log, **settings) as server,
+        logging_server(log, "--log-level", "debug", **settings) as server,
     ):
         guarded = Guarded(server, folder / "tokens.toml", folder / "log", {holder.name: holder for holder in holders})
         for source in ("a", "b", "é"):

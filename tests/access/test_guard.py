@@ -188,10 +188,11 @@ def test_hashes_and_counts_are_for_every_reader(guarded: Guarded) -> None:
 
 
 def test_over_its_limit_of_requests_a_token_is_told_how_long_to_wait(guarded: Guarded) -> None:
-    answers = [guarded.post("slow", "/events", EVENT) for _ in range(2)]
-    assert [answer.status_code for answer in answers] == [201, 429]
-    assert 90 <= int(answers[1].headers["retry-after"]) <= 100
-    assert detail(answers[1]) == "the token 'slow' is over its limit of 0.01 requests a second; nothing was done"
+    guarded.post("slow", "/events", EVENT)  # the first of all its requests is answered, here or in another test
+    answer = guarded.post("slow", "/events", EVENT)
+    assert answer.status_code == 429
+    assert 0 < int(answer.headers["retry-after"]) <= 100
+    assert detail(answer) == "the token 'slow' is over its limit of 0.01 requests a second; nothing was done"
     assert guarded.post("producer", "/events", EVENT).status_code == 201
 
 
