@@ -244,7 +244,7 @@ def test_a_change_is_in_force_without_a_restart_and_ends_the_streams_of_who_is_g
 
 
 def cookie(answer: httpx.Response) -> str:
-    return answer.headers["set-cookie"].partition(";")[0]  # type: ignore[no-any-return]
+    return answer.headers["set-cookie"].partition(";")[0]
 
 
 def log_in(guarded: Guarded, token: str, **headers: str) -> httpx.Response:

