@@ -16,6 +16,7 @@ from tests.access.holders import Holder, write_tokens
 
 EVENT = {"kind": "other", "source": "a"}
 OPEN = {"/healthz": 200, "/readyz": 200, "/dashboard": 200, "/dashboard/main.js": 200, "/dashboard/login": 200}
+LOGIN = {"/dashboard/login", "/dashboard/logout"}
 PROBLEM = "application/problem+json"
 
 
@@ -37,7 +38,7 @@ def test_what_tells_nothing_about_the_chain_is_open(guarded: Guarded, path: str)
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *(endpoint.replace("{event_id}", "1").split() for endpoint in ENDPOINTS if endpoint.split()[1] not in OPEN),
+        *(each.replace("{event_id}", "1").split() for each in ENDPOINTS if each.split()[1] not in {*OPEN, *LOGIN}),
         ("GET", "/schema/openapi.json"),
         ("GET", "/events/"),
         ("GET", "//events"),
@@ -54,8 +55,6 @@ def test_what_tells_nothing_about_the_chain_is_open(guarded: Guarded, path: str)
     ],
 )
 def test_without_a_token_nothing_else_is_answered(guarded: Guarded, method: str, path: str) -> None:
-    if path.startswith("/dashboard/"):
-        return  # the login, which is tested for itself
     # By hand: httpx would tidy the path up.
     connection = http.client.HTTPConnection(
         guarded.server.client.base_url.host, guarded.server.client.base_url.port or 0
@@ -117,6 +116,25 @@ def test_appending_takes_the_scope_append_and_what_is_refused_is_not_written(gua
         assert "needs the scope append" in detail(answer)
     assert guarded.get("reader", "/stats").json()["count"] == before
     assert guarded.post("producer", path, body).status_code == 201
+
+
+def test_a_refusal_is_one_line_whatever_was_asked_for(guarded: Guarded) -> None:
+    said = detail(guarded.get("producer", "/events/%0aERROR%20all%20is%20lost"))
+    assert said.startswith("GET /events/%0AERROR%20all%20is%20lost needs the scope read")
+
+
+def test_a_large_body_that_is_refused_leaves_the_connection_in_use(guarded: Guarded) -> None:
+    url = guarded.server.client.base_url
+    connection = http.client.HTTPConnection(url.host, url.port or 0)
+    for _ in range(2):
+        connection.request("POST", "/events/batch", body=b"x" * 3_000_000, headers=guarded.holders["reader"].header)
+        answer = connection.getresponse()
+        assert (answer.status, answer.read()[:1]) == (403, b"{")
+        used = connection.sock
+        connection.request("GET", "/stats", headers=guarded.holders["reader"].header)
+        assert connection.getresponse().read().startswith(b'{"count"')
+        assert connection.sock is used
+    connection.close()
 
 
 def test_metrics_take_the_scope_metrics(guarded: Guarded) -> None:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
+from urllib.parse import quote
 
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,7 +59,7 @@ class Guard:
         except AuditStreamError as error:
             if part == "" and isinstance(error, Unauthenticated) and b"text/html" in headers.get(b"accept", b""):
                 return self._app(scope, receive, send)  # a browser is sent on to the page, which has the login
-            log.info("%s %r was refused: %s", scope["method"], scope["path"], error)
+            log.info("%s %s was refused: %s", scope["method"], quote(scope["path"]), error)
             return send_answer(of_ours(None, error), send)
         scope.setdefault("state", {})[KEY] = grant
         if part == "stream":
@@ -111,9 +112,9 @@ class Guard:
 
 def _lacking(grant: Grant, scope: Any, needed: Needed) -> LacksScope:
     has = ", ".join(grant.entry.scopes)
-    return LacksScope(
-        f"{scope['method']} {scope['path']} needs the scope {needed}; the token {grant.name!r} has {has}", needed
-    )
+    # Quoted: what stands in an answer and in a log is one line, whatever was asked for.
+    asked = f"{scope['method']} {quote(scope['path'])}"
+    return LacksScope(f"{asked} needs the scope {needed}; the token {grant.name!r} has {has}", needed)
 
 
 # --- limits

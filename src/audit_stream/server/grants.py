@@ -1,5 +1,6 @@
 """What a token that is bound to sources may write and read. Without tokens, and for all others: everything."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,8 @@ from audit_stream.event import Draft
 
 KEY = "grant"
 """Where the guard leaves it in the state of an ASGI scope; `.name` is what logs may call the token."""
+
+log = logging.getLogger(__name__)
 
 
 def grant_of(scope: Any) -> Grant | None:
@@ -26,7 +29,7 @@ def may_write(scope: Any, drafts: Sequence[Draft], *, batch: bool = False) -> No
         if source not in grant.sources:
             where = f"event {index} of the batch: " if batch else ""
             detail = f"{where}source: the token {grant.name!r} may not write as {source!r}, only as {_named(grant)}"
-            raise Forbidden(detail, field="source", index=index if batch else None)
+            raise _refused(detail, index=index if batch else None)
 
 
 def may_read(scope: Any, source: str | None) -> None:
@@ -38,7 +41,7 @@ def may_read(scope: Any, source: str | None) -> None:
         detail = f"source: the token {grant.name!r} reads only {_named(grant)}; ask with source=… for one of them"
     else:
         detail = f"source: the token {grant.name!r} may not read {source!r}, only {_named(grant)}"
-    raise Forbidden(detail, field="source")
+    raise _refused(detail)
 
 
 def may_see(scope: Any, event_id: int, source: bytes) -> None:
@@ -48,7 +51,12 @@ def may_see(scope: Any, event_id: int, source: bytes) -> None:
     """
     grant = grant_of(scope)
     if grant is not None and grant.sources is not None and source.decode(errors="replace") not in grant.sources:
-        raise Forbidden(f"event #{event_id} is of a source that the token {grant.name!r} may not read")
+        raise _refused(f"event #{event_id} is of a source that the token {grant.name!r} may not read")
+
+
+def _refused(detail: str, index: int | None = None) -> Forbidden:
+    log.info("refused: %s", detail)
+    return Forbidden(detail, field="source", index=index)
 
 
 def _named(grant: Grant) -> str:
