@@ -1,7 +1,9 @@
 """What a server with tokens or certificates refuses at its start, warns of, and then speaks."""
 
 import logging
+import os
 import secrets
+import signal
 import socket
 import ssl
 from contextlib import closing
@@ -16,7 +18,8 @@ from audit_stream.server.run import _check_tls, _warn_if_open, serve
 from audit_stream.settings import Settings
 from tests.access.holders import Holder, write_tokens
 from tests.e2e.terminal import run
-from tests.harness import running_server
+from tests.faults.processes import needs_linux
+from tests.harness import logging_server, running_server
 
 EVENT = {"kind": "other", "source": "a"}
 
@@ -135,6 +138,34 @@ def test_https_is_spoken_by_every_worker_to_those_who_trust_its_certificate(
                    SSL_CERT_FILE=str(certificates.authority))  # fmt: skip
         assert (done.returncode, done.stderr) == (0, b"")
         assert done.stdout.count(b"\n") == 8
+
+
+@needs_linux
+def test_a_worker_that_died_beside_a_file_with_a_mistake_waits_and_takes_no_other_along(
+    redis_url: str, tmp_path: Path
+) -> None:
+    holder, path = Holder("all", "append", "read"), tmp_path / "tokens.toml"
+    write_tokens(path, holder)
+    settings = {
+        "AUDIT_STREAM_REDIS_URL": redis_url,
+        "AUDIT_STREAM_CHAIN": f"died.{secrets.token_hex(4)}",
+        "AUDIT_STREAM_TOKENS": str(path),
+        "HOST": "127.0.0.1",
+    }
+    log = tmp_path / "log"
+    with log.open("wb") as file, logging_server(file, "--workers", "2", **settings) as server:
+        path.write_text("")
+        os.kill(workers_of(server.pid)[0], signal.SIGKILL)
+        while "This worker waits until that is mended" not in log.read_text():
+            # The other one answers all the while.
+            assert server.get("/stats", **holder.header).status_code == 200
+        write_tokens(path, holder)
+        assert server.get("/stats", **holder.header).status_code == 200
+        assert server.stop() == 0
+
+
+def workers_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_a_key_and_its_certificate_may_be_one_file(certificates: Certificates) -> None:

@@ -3,16 +3,19 @@
 import asyncio
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
 
+from audit_stream.errors import Misconfigured
 from audit_stream.server.process import STARTUP_FAILURE, Server
 from audit_stream.settings import Settings
 
 _STARTED = b"started\n"
+RETRY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +92,28 @@ def main() -> int:
         server.handle_exit(signal.SIGTERM, None)
 
     # The parent decides when to stop. A Ctrl-C reaches the whole group, and it passes that on.
-    server = Server(Settings.from_env(), on_started=started)
+    if (server := _made(Settings.from_env(), started)) is None:
+        return 0
     server.run(sockets=[sock])
     return 0 if server.started else STARTUP_FAILURE
+
+
+def _made(settings: Settings, on_started: Callable[[], None]) -> Server | None:
+    """Wait for a token file that is not right just now; None when the parent is gone.
+
+    The parent has read it before there was any worker. So this one takes the place of one that died, and to end
+    with the mistake would take those along that still serve with what they have read.
+    """
+    said = ""
+    while True:
+        try:
+            return Server(settings, on_started)
+        except Misconfigured as error:
+            if str(error) != said:
+                said = str(error)
+                log.error("%s. This worker waits until that is mended.", said)
+        if select.select([sys.stdin], [], [], RETRY_S)[0]:
+            return None
 
 
 if __name__ == "__main__":
