@@ -277,6 +277,8 @@ def test_a_cookie_reads_and_never_writes(guarded: Guarded) -> None:
     jar = f"other=1; {cookie(answer)}; more=2"
     assert guarded.server.get("/stats", Cookie=jar).status_code == 200
     assert guarded.server.get("/dashboard/login", Cookie=jar).json() == {"needed": True, "name": "everything"}
+    producers = f"audit_stream={guarded.holders['producer'].token}"
+    assert guarded.server.get("/dashboard/login", Cookie=producers).json() == {"needed": True, "name": None}
     assert guarded.server.post(EVENT, Cookie=jar).status_code == 401
     assert guarded.server.post_batch([EVENT], Cookie=jar).status_code == 401
     assert guarded.server.get("/stats", Cookie="audit_stream=nonsense").status_code == 401

@@ -10,7 +10,7 @@ import msgspec
 from litestar import Response, get, post
 
 from audit_stream.access.limit import Limit
-from audit_stream.access.table import Tokens
+from audit_stream.access.table import Grant, Tokens
 from audit_stream.errors import Forbidden, Refused
 from audit_stream.server.auth import COOKIE, cookie_of
 from audit_stream.server.problems import AnyRequest, LacksScope, NotFound, TooMany, UnknownToken, Unsupported
@@ -61,7 +61,8 @@ async def login_state(request: AnyRequest) -> Response[Login]:
     tokens: Tokens | None = request.app.state.tokens
     token = cookie_of(dict(request.scope["headers"]))
     grant = tokens.find(token) if tokens and token else None
-    return Response(Login(tokens is not None, grant.name if grant else None), headers={"Cache-Control": "no-store"})
+    name = grant.name if grant and not _falls_short(grant) else None
+    return Response(Login(tokens is not None, name), headers={"Cache-Control": "no-store"})
 
 
 @post("/dashboard/login", include_in_schema=False, status_code=204, request_max_body_size=BODY_BYTES)
@@ -81,12 +82,8 @@ async def log_in(request: AnyRequest) -> Response[None]:
     if grant is None:
         raise UnknownToken("this token is not known here")
     attempts.forget(address)
-    if "read" not in grant.scopes:
-        raise LacksScope(f"the dashboard needs the scope read; the token {grant.name!r} does not have it", "read")
-    if grant.sources is not None:
-        raise Forbidden(
-            f"the dashboard shows the whole chain, and the token {grant.name!r} may read only some of its sources"
-        )
+    if short := _falls_short(grant):
+        raise short
     return Response(None, status_code=204, headers={"Set-Cookie": _cookie(token, secure=secure)})
 
 
@@ -95,6 +92,17 @@ async def log_out(request: AnyRequest) -> Response[None]:
     _only_json(request)
     _, secure = _asker(request, spine_of(request.app.state).settings)
     return Response(None, status_code=204, headers={"Set-Cookie": f"{_cookie('', secure=secure)}; Max-Age=0"})
+
+
+def _falls_short(grant: Grant) -> Forbidden | None:
+    """Why the page could not show what it shows with this token."""
+    if "read" not in grant.scopes:
+        return LacksScope(f"the dashboard needs the scope read; the token {grant.name!r} does not have it", "read")
+    if grant.sources is not None:
+        return Forbidden(
+            f"the dashboard shows the whole chain, and the token {grant.name!r} may read only some of its sources"
+        )
+    return None
 
 
 def _only_json(request: AnyRequest) -> None:

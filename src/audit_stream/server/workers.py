@@ -92,8 +92,10 @@ def main() -> int:
         server.handle_exit(signal.SIGTERM, None)
 
     # The parent decides when to stop. A Ctrl-C reaches the whole group, and it passes that on.
-    if (server := _made(Settings.from_env(), started)) is None:
+    made = _made(Settings.from_env(), started)
+    if made is None:
         return 0
+    server = made
     server.run(sockets=[sock])
     return 0 if server.started else STARTUP_FAILURE
 
