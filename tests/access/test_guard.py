@@ -172,6 +172,19 @@ def test_an_answer_that_would_leave_events_out_is_refused(guarded: Guarded, path
     assert detail(answer) == "source: the token 'a-reader' reads only 'a', 'é'; ask with source=… for one of them"
 
 
+@pytest.mark.parametrize("mode", ["binary", "structured", "batch"])
+@pytest.mark.parametrize(("source", "status"), [("a", 201), ("b", 403)])
+def test_a_cloudevent_is_of_the_source_that_it_says(guarded: Guarded, mode: str, source: str, status: int) -> None:
+    event = {"specversion": "1.0", "id": f"{mode} of {source}", "source": source, "type": "other", "data": {}}
+    headers, body = {"Content-Type": f"application/cloudevents{'-batch' * (mode == 'batch')}+json"}, [event]
+    content = json.dumps(body if mode == "batch" else event)
+    if mode == "binary":
+        headers = {"Content-Type": "application/json", **{f"ce-{k}": str(v) for k, v in event.items() if k != "data"}}
+        content = "{}"
+    headers |= guarded.holders["a-producer"].header
+    assert guarded.server.client.post("/events", content=content, headers=headers).status_code == status
+
+
 @pytest.mark.parametrize("path", ["/events?source=b", "/stream?source=b&after=0", "/events?source=a%00"])
 def test_another_source_is_not_read(guarded: Guarded, path: str) -> None:
     answer = guarded.get("a-reader", path)
