@@ -7,10 +7,10 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx
 
@@ -95,25 +95,41 @@ def clean_environ(**settings: str) -> dict[str, str]:
 
 def start_server(*arguments: str, **settings: str) -> ServerProcess:
     """Start a server and wait until it says that it takes requests; its log goes to this process' stderr."""
+    return _started(arguments, settings, None)
+
+
+def _started(arguments: Sequence[str], settings: Mapping[str, str], log: IO[bytes] | None) -> ServerProcess:
     process = subprocess.Popen(
-        serve_command(*arguments), env=clean_environ(**settings), stdout=subprocess.PIPE, text=True
+        serve_command(*arguments), env=clean_environ(**settings), stdout=subprocess.PIPE, stderr=log, text=True
     )
     assert process.stdout
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
     ready = process.stdout.readline()
     watchdog.cancel()
-    if "http://" not in ready:
+    if "://" not in ready:
         process.kill()
         process.stdout.close()
         raise RuntimeError(f"the server did not start: it said {ready!r} and ended with {process.wait()}")
-    url = next(word for word in ready.split() if word.startswith("http://"))
+    url = next(word for word in ready.split() if "://" in word)
     return ServerProcess(process, url, ready)
 
 
 @contextmanager
 def running_server(*arguments: str, **settings: str) -> Iterator[ServerProcess]:
-    server = start_server(*arguments, **settings)
+    with _until_the_end(start_server(*arguments, **settings)) as server:
+        yield server
+
+
+@contextmanager
+def logging_server(log: IO[bytes], /, *arguments: str, **settings: str) -> Iterator[ServerProcess]:
+    """The same with its log in a file."""
+    with _until_the_end(_started(arguments, settings, log)) as server:
+        yield server
+
+
+@contextmanager
+def _until_the_end(server: ServerProcess) -> Iterator[ServerProcess]:
     try:
         yield server
     finally:

@@ -2,7 +2,8 @@
 AuditStreamError
 ├── Refused          the request is wrong; fix it, do not retry
 │   ├── Malformed    it is not JSON at all
-│   └── TooLarge     it is over a limit
+│   ├── TooLarge     it is over a limit
+│   └── Forbidden    the token is missing or wrong, or does not allow it
 ├── Pushback         too busy; retry after `retry_after` seconds
 ├── Unreachable      Redis is away or takes no writes; nothing is known to be written
 ├── ChainBroken      evidence of tampering: `at`, `expected`, `found`
@@ -36,6 +37,10 @@ class Malformed(Refused):
 
 class TooLarge(Refused):
     """The body or the batch is over its limit."""
+
+
+class Forbidden(Refused):
+    """What the token does not allow, or what is asked without one. Nothing was written."""
 
 
 class Pushback(AuditStreamError):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -14,6 +15,7 @@ from audit_stream.errors import Misconfigured
 from audit_stream.kinds import with_extra
 
 Hashing = Literal["checked", "script"]
+Network = IPv4Network | IPv6Network
 LogForm = Literal["auto", "json", "text"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -46,6 +48,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     max_event_bytes: int = 256 * 1024
     idempotency_ttl: timedelta = timedelta(hours=24)
     pin: Path | None = None
+    tokens: Path | None = None
+    requests_per_second: int | None = None
+    bytes_per_second: int | None = None
+    cors: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    forwarded_allow_ips: tuple[Network, ...] = ()
     verify_every: timedelta | None = None
     verify_whole_every: timedelta = timedelta(hours=24)
     log: LogForm = "auto"
@@ -54,7 +63,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def bind_host(self) -> str:
-        return self.host or "127.0.0.1"
+        return self.host or ("0.0.0.0" if self.tokens else "127.0.0.1")
 
     @cached_property
     def kind_set(self) -> frozenset[str]:
@@ -71,6 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         for name in environ:
             if name.startswith("AUDIT_STREAM_") and name not in VARIABLES and not _NOT_OURS.fullmatch(name):
                 raise Misconfigured(f"{name} is no setting of audit-stream; there are {', '.join(VARIABLES)}")
+            if name == "AUDIT_STREAM_TOKEN" and environ[name].strip().endswith(".toml"):
+                # One letter less, and the server would be open.
+                raise Misconfigured(f"{name}: this is a client's token; the server's file is AUDIT_STREAM_TOKENS")
         found: dict[str, Any] = {}
         for name, variable in VARIABLES.items():
             text = environ.get(name, "").strip()
@@ -154,6 +166,27 @@ def _one_of(literal: Any) -> Any:
     return parse
 
 
+def _origins(name: str, text: str) -> tuple[str, ...]:
+    origins = tuple(part.strip() for part in text.split(",") if part.strip())
+    for origin in origins:
+        # As browsers write them (RFC 6454 §6.2): they are compared as they are.
+        if origin != "*" and not re.fullmatch(r"https?://([a-z0-9._-]+|\[[0-9a-f:]+\])(:\d{1,5})?", origin, re.ASCII):
+            raise Misconfigured(
+                f"{name}: {origin!r} is no origin of a page; write it like https://audit.example.org, without a path"
+            )
+    return origins
+
+
+def _networks(name: str, text: str) -> tuple[Network, ...]:
+    networks: list[Network] = []
+    for part in (part.strip() for part in text.split(",")):
+        try:
+            networks += [ip_network(each, strict=False) for each in (("0.0.0.0/0", "::/0") if part == "*" else (part,))]
+        except ValueError as error:
+            raise Misconfigured(f"{name}: {part!r} is no address or network; use 10.0.0.7, 10.0.0.0/8 or *") from error
+    return tuple(networks)
+
+
 def _duration(name: str, text: str) -> timedelta:
     match = re.fullmatch(r"(\d{1,9})\s*([smhd]?)", text, re.ASCII)
     if not match or int(match.group(1)) == 0:
@@ -190,7 +223,7 @@ VARIABLES: dict[str, Variable] = {
     "AUDIT_STREAM_DATA_DIR": Variable(
         "data_dir", _path, "~/.local/share/audit-stream", "where the embedded Valkey keeps its data"
     ),
-    "HOST": Variable("host", _text, "127.0.0.1", "address to listen on"),
+    "HOST": Variable("host", _text, "127.0.0.1", "address to listen on; with tokens 0.0.0.0 when left out"),
     "PORT": Variable("port", _whole(0, 65535), "8093", "port to listen on; 0 takes a free one"),
     "AUDIT_STREAM_CHAIN": Variable("chain", _chain, "audit", "name of the chain, the hash tag of all its keys"),
     "AUDIT_STREAM_KINDS": Variable("kinds", _kinds, "none", "extra kinds, separated by commas"),
@@ -209,6 +242,28 @@ VARIABLES: dict[str, Variable] = {
     ),
     "AUDIT_STREAM_PIN": Variable(
         "pin", _path, "", "file outside Redis that remembers the newest event; a chain without it is refused"
+    ),
+    "AUDIT_STREAM_TOKENS": Variable(
+        "tokens", _path, "", "TOML file of tokens; with one, every request but a look at its health needs a token"
+    ),
+    "AUDIT_STREAM_REQUESTS_PER_SECOND": Variable(
+        "requests_per_second", _whole(1, 1_000_000_000), "", "limit of each token whose entry names none, per process"
+    ),
+    "AUDIT_STREAM_BYTES_PER_SECOND": Variable(
+        "bytes_per_second", _whole(1, 1_000_000_000_000 - 1), "", "the same for the bytes that it sends"
+    ),
+    "AUDIT_STREAM_CORS": Variable(
+        "cors", _origins, "", "origins whose pages may call this server, separated by commas, or *"
+    ),
+    "AUDIT_STREAM_TLS_CERT": Variable(
+        "tls_cert", _path, "", "PEM file with the certificate and its chain; with one, the server speaks https"
+    ),
+    "AUDIT_STREAM_TLS_KEY": Variable("tls_key", _path, "", "PEM file with its private key, where it is another file"),
+    "FORWARDED_ALLOW_IPS": Variable(
+        "forwarded_allow_ips",
+        _networks,
+        "",
+        "proxies whose X-Forwarded-Proto and X-Forwarded-For are believed: addresses, separated by commas, or *",
     ),
     "AUDIT_STREAM_VERIFY_EVERY": Variable(
         "verify_every",

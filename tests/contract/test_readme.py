@@ -32,7 +32,7 @@ def test_the_table_of_settings_is_the_code_s() -> None:
 
 def test_every_environment_variable_named_in_the_readme_exists() -> None:
     named = set(re.findall(r"\bAUDIT_STREAM_[A-Z_]+\b", README))
-    assert named <= set(VARIABLES) | {"AUDIT_STREAM_URL"}
+    assert named <= set(VARIABLES) | {"AUDIT_STREAM_URL", "AUDIT_STREAM_TOKEN"}
 
 
 def test_the_table_of_endpoints_is_the_code_s() -> None:

@@ -66,7 +66,7 @@ def test_nothing_but_the_page_s_files_is_served(server: ServerProcess, name: str
 
 def test_every_file_that_the_page_asks_for_is_there() -> None:
     text = "".join(path.read_text() for path in FILES)
-    asked = set(re.findall(r'"/dashboard/([\w.]+)"', text)) | set(re.findall(r'from "\./([\w.]+)"', text))
+    asked = set(re.findall(r'"/dashboard/(\w+\.\w+)"', text)) | set(re.findall(r'from "\./([\w.]+)"', text))
     there = {path.name for path in FILES} - {"index.html"}
     assert asked == there
 

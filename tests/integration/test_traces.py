@@ -22,8 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from audit_stream.errors import Misconfigured
 from audit_stream.server.app import create_app
-from audit_stream.server.express import Express
-from audit_stream.server.process import load_tracing
+from audit_stream.server.process import layered, load_tracing
 from audit_stream.server.requests import Requests
 from audit_stream.server.traces import Tracing
 from audit_stream.settings import Settings
@@ -44,10 +43,14 @@ def spans(redis_url: str) -> list[ReadableSpan]:
     async def ask() -> None:
         tracing = Tracing(provider)
         app = create_app(settings, tracing=tracing)
-        served: Any = Requests(tracing.around(Express(app)))
+        served: Any = Requests(tracing.around(layered(app, settings)))
+
+        def as_uvicorn(scope: Any, receive: Any, send: Any) -> Any:
+            return served({**scope, "state": {}}, receive, send)
+
         async with (
             app.lifespan(),
-            httpx.AsyncClient(transport=httpx.ASGITransport(served), base_url="http://test") as client,
+            httpx.AsyncClient(transport=httpx.ASGITransport(as_uvicorn), base_url="http://test") as client,
         ):
             body = {"kind": "other", "source": "s", "payload": {"password": SECRET}}
             traced = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "mine", "Authorization": SECRET}

@@ -1,4 +1,5 @@
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,16 @@ GOOD: list[tuple[str, str, Any]] = [
     ("AUDIT_STREAM_IDEMPOTENCY_TTL", "30m", timedelta(minutes=30)),
     ("AUDIT_STREAM_IDEMPOTENCY_TTL", "24h", timedelta(days=1)),
     ("AUDIT_STREAM_IDEMPOTENCY_TTL", "7d", timedelta(weeks=1)),
+    ("AUDIT_STREAM_TOKENS", "/etc/tokens.toml", Path("/etc/tokens.toml")),
+    ("AUDIT_STREAM_REQUESTS_PER_SECOND", "200", 200),
+    ("AUDIT_STREAM_BYTES_PER_SECOND", "1000000", 1_000_000),
+    ("AUDIT_STREAM_CORS", "https://a.example, http://localhost:3000", ("https://a.example", "http://localhost:3000")),
+    ("AUDIT_STREAM_CORS", "*", ("*",)),
+    ("AUDIT_STREAM_CORS", "http://[::1]:80", ("http://[::1]:80",)),
+    ("AUDIT_STREAM_TLS_CERT", "/etc/cert.pem", Path("/etc/cert.pem")),
+    ("AUDIT_STREAM_TLS_KEY", "/etc/key.pem", Path("/etc/key.pem")),
+    ("FORWARDED_ALLOW_IPS", "10.0.0.7, fd00::/8", (ip_network("10.0.0.7/32"), ip_network("fd00::/8"))),
+    ("FORWARDED_ALLOW_IPS", "*", (ip_network("0.0.0.0/0"), ip_network("::/0"))),
 ]
 
 BAD: list[tuple[str, str]] = [
@@ -72,6 +83,16 @@ BAD: list[tuple[str, str]] = [
     ("AUDIT_STREAM_IDEMPOTENCY_TTL", "1.5h"),
     ("AUDIT_STREAM_IDEMPOTENCY_TTL", "a day"),
     ("AUDIT_STREAM_IDEMPOTENCY_TTL", "1000000000s"),
+    ("AUDIT_STREAM_REQUESTS_PER_SECOND", "0"),
+    ("AUDIT_STREAM_BYTES_PER_SECOND", "1MB"),
+    ("AUDIT_STREAM_CORS", "a.example"),
+    ("AUDIT_STREAM_CORS", "https://a.example/"),
+    ("AUDIT_STREAM_CORS", "https://A.example"),
+    ("AUDIT_STREAM_CORS", "https://*.example"),
+    ("AUDIT_STREAM_CORS", "null"),
+    ("FORWARDED_ALLOW_IPS", "proxy"),
+    ("FORWARDED_ALLOW_IPS", "10.0.0.0/33"),
+    ("FORWARDED_ALLOW_IPS", ","),
 ]
 
 

@@ -17,6 +17,7 @@ from audit_stream.cli.reindex import reindex
 from audit_stream.cli.serve import serve
 from audit_stream.cli.stats import stats
 from audit_stream.cli.tail import tail
+from audit_stream.cli.token import token
 from audit_stream.cli.verify import verify
 from audit_stream.errors import AuditStreamError, Misconfigured
 
@@ -49,7 +50,7 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for command in (serve, append, tail, query, verify, export, import_, stats, doctor, reindex):
+for command in (serve, append, tail, query, verify, export, import_, stats, doctor, reindex, token):
     root.add_command(command)
 
 

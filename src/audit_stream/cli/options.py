@@ -1,6 +1,7 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import rich_click as click
@@ -15,13 +16,67 @@ Decorator = Callable[[Function], Function]
 
 
 def url_option() -> Decorator[Any]:
-    return click.option(
-        "--url",
-        envvar="AUDIT_STREAM_URL",
-        default=DEFAULT_URL,
-        metavar="URL",
-        help=f"address of the server\n\nAUDIT_STREAM_URL, default: {DEFAULT_URL}",
-    )
+    """`--url`, and the token that goes with it: `given_token` has that where the server is asked."""
+
+    def decorate(function: Any) -> Any:
+        for option in (_token_file, _token, _url):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+_TOKEN = "audit_stream.token"
+
+
+def _keep_token(ctx: click.Context, parameter: click.Parameter, token: str | None) -> None:
+    if token is not None and _TOKEN in ctx.meta:
+        raise click.UsageError("Choose one of --token and --token-file.", ctx)
+    if token is not None:
+        ctx.meta[_TOKEN] = token
+
+
+def _read_token(ctx: click.Context, parameter: click.Parameter, path: Path | None) -> None:
+    if path is None:
+        return
+    try:
+        lines = path.read_text().split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.", ctx) from error
+    if len(lines) != 1:
+        raise click.BadParameter(f"{path} is to hold one token, and nothing else.", ctx)
+    _keep_token(ctx, parameter, lines[0])
+
+
+def given_token() -> str | None:
+    """The token that was given as a flag; None: the environment may have one."""
+    ctx = click.get_current_context(silent=True)
+    token: str | None = ctx.meta.get(_TOKEN) if ctx else None
+    return token
+
+
+_url = click.option(
+    "--url",
+    envvar="AUDIT_STREAM_URL",
+    default=DEFAULT_URL,
+    metavar="URL",
+    help=f"address of the server\n\nAUDIT_STREAM_URL, default: {DEFAULT_URL}",
+)
+_token = click.option(
+    "--token",
+    metavar="TOKEN",
+    expose_value=False,
+    callback=_keep_token,
+    help="token for the server. Who lists processes sees it: better AUDIT_STREAM_TOKEN, or --token-file",
+)
+_token_file = click.option(
+    "--token-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    expose_value=False,
+    callback=_read_token,
+    help="file that holds the token",
+)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON, also on a terminal")

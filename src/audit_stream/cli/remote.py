@@ -1,5 +1,6 @@
 """Talking to a server over HTTP."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import TracebackType
@@ -9,11 +10,15 @@ import httpx
 import msgspec
 
 from audit_stream.cli.failures import Failed
-from audit_stream.cli.options import DEFAULT_URL
+from audit_stream.cli.options import DEFAULT_URL, given_token
+from audit_stream.cli.output import tell
+from audit_stream.client.arguments import authorization_of
 
 CONNECT_TIMEOUT_S = 5.0
 # The server gives a write 2 s, and a silent connection a sign of life every 15 s at least.
 READ_TIMEOUT_S = 40.0
+# A server that says how long to wait is waited for, and a request that it refused for that is sent again.
+PATIENCE_S = 120.0
 
 
 class Remote:
@@ -28,7 +33,9 @@ class Remote:
             raise Failed(f"--url: {url!r} is no address of a server; write it like {DEFAULT_URL}")
         self.url = url.rstrip("/")
         self._client = httpx.Client(
-            base_url=f"{self.url}/", timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+            base_url=f"{self.url}/",
+            headers=authorization_of(given_token()),
+            timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         )
 
     def __enter__(self) -> Self:
@@ -61,10 +68,7 @@ class Remote:
     @contextmanager
     def _sent(self, method: str, path: str, **request: Any) -> Iterator[httpx.Response]:
         try:
-            with self._client.stream(method, path, **request) as answer:
-                if not answer.is_success:
-                    answer.read()
-                    raise self._refusal(answer)
+            with self._taken(method, path, request) as answer:
                 yield answer
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise Failed(
@@ -75,6 +79,23 @@ class Remote:
             what = str(error) or type(error).__name__
             raise Failed(f"the connection to {self.url} was lost: {what}", in_doubt=True) from error
 
+    @contextmanager
+    def _taken(self, method: str, path: str, request: dict[str, Any]) -> Iterator[httpx.Response]:
+        left_s = PATIENCE_S
+        while True:
+            with self._client.stream(method, path, **request) as answer:
+                if answer.is_success:
+                    yield answer
+                    return
+                answer.read()
+                refusal = self._refusal(answer)
+            wait_s = refusal.retry_after_s
+            if refusal.status != 429 or wait_s is None or wait_s > left_s:
+                raise refusal
+            tell(f"{refusal.detail}; sending it again in {wait_s:g} s")
+            left_s -= wait_s
+            time.sleep(wait_s)
+
     def _refusal(self, answer: httpx.Response) -> Failed:
         problem: dict[str, Any] = {}
         if answer.headers.get("content-type", "").startswith("application/problem+json"):
@@ -83,6 +104,8 @@ class Remote:
         path = answer.request.url.path
         if "detail" in problem:
             message = f"{self.url} answered {answer.status_code} to {path}: {problem['detail']}"
+            if answer.status_code == 401 and "Authorization" not in self._client.headers:
+                message += ". Give one as AUDIT_STREAM_TOKEN or with --token-file."
         else:
             message = f"{self.url} answered {answer.status_code} to {path}: is it an audit-stream server?"
         return Failed(

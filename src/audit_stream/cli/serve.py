@@ -26,7 +26,8 @@ def _settings_options(command: Any) -> Any:
     for field, aliases in reversed(names.items()):
         variable = VARIABLES[aliases[0]]
         text = f"{variable.help}\n\n{' or '.join(aliases)}, default: {variable.default or 'none'}"
-        command = click.option(_flag(field), metavar=field.rpartition("_")[2].upper(), help=text)(command)
+        metavar = "N" if field.endswith("_per_second") else field.rpartition("_")[2].upper()
+        command = click.option(_flag(field), metavar=metavar, help=text)(command)
     return command
 
 

@@ -10,7 +10,16 @@ import httpx
 import msgspec
 
 from audit_stream.client.wire import Incoming, Request, Wire
-from audit_stream.errors import AuditStreamError, ChainBroken, Malformed, Pushback, Refused, TooLarge, Unreachable
+from audit_stream.errors import (
+    AuditStreamError,
+    ChainBroken,
+    Forbidden,
+    Malformed,
+    Pushback,
+    Refused,
+    TooLarge,
+    Unreachable,
+)
 
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
@@ -134,7 +143,8 @@ class Http:
             )
         if status == 409:
             return ChainBroken(detail, at=_whole(problem, "at") or 0)
-        kind = {400: Malformed if request.method == "POST" else Refused, 413: TooLarge}.get(status, Refused)
+        bad = Malformed if request.method == "POST" else Refused
+        kind = {400: bad, 401: Forbidden, 403: Forbidden, 413: TooLarge}.get(status, Refused)
         return kind(detail, field=problem.get("field"), index=_whole(problem, "index"))
 
 

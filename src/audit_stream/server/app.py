@@ -9,9 +9,11 @@ from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
 from audit_stream import __version__
+from audit_stream.access.table import Tokens
 from audit_stream.errors import Misconfigured
 from audit_stream.server.dashboard.page import dashboard_file
-from audit_stream.server.openapi import complete
+from audit_stream.server.login import Attempts
+from audit_stream.server.openapi import complete, secured
 from audit_stream.server.problems import HANDLERS, in_json
 from audit_stream.server.routes import ROUTES
 from audit_stream.settings import Settings
@@ -52,4 +54,12 @@ def create_app(settings: Settings, tally: Tally | None = None, tracing: "Tracing
         logging_config=None,
     )
     complete(app, settings.kinds)
+    app.state.tokens, app.state.attempts = None, Attempts()
+    if settings.tokens:
+        app.state.tokens = Tokens(
+            settings.tokens,
+            requests_per_second=settings.requests_per_second,
+            bytes_per_second=settings.bytes_per_second,
+        )
+        secured(app)
     return app

@@ -17,6 +17,7 @@ from audit_stream.cloudevents import to_json_array as to_cloudevents
 from audit_stream.errors import Refused, TooLarge
 from audit_stream.event import MAX_KEY_LENGTH, Draft, decode, decode_batch, draft, to_json, to_json_array
 from audit_stream.server.cloudevents import BATCH, BINARY, STRUCTURED, Mode, mode_of, over_limit, read_one, wants
+from audit_stream.server.grants import may_write
 from audit_stream.server.problems import Unsupported, failure
 from audit_stream.settings import Settings
 from audit_stream.spine import Spine
@@ -60,6 +61,7 @@ async def append_one(scope: Scope, receive: Receive, send: Send) -> None:
         made = read_one(mode, scope["headers"], body, spine.settings)
     else:
         made = draft(decode(body), spine.settings.kind_set, once=headers.get(b"idempotency-key"))
+    may_write(scope, (made,))
     receipts = await spine.appender.append((made,))
     spine.tally.append_seconds.observe(perf_counter() - began)
     event = receipts[0].event
@@ -81,6 +83,7 @@ async def append_batch(scope: Scope, receive: Receive, send: Send) -> None:
         drafts = [read_one(mode, scope["headers"], body, spine.settings)]
     else:
         drafts = await _drafts(body, headers, mode, spine.settings)
+    may_write(scope, drafts, batch=True)
     receipts = await spine.appender.append(drafts)
     spine.tally.append_seconds.observe(perf_counter() - began)
     events = [receipt.event for receipt in receipts]

@@ -12,7 +12,7 @@ from litestar.types import Receive, Scope, Send
 
 from audit_stream.errors import AuditStreamError
 from audit_stream.server.append import append_batch, append_one
-from audit_stream.server.problems import failure, of_ours, problem
+from audit_stream.server.problems import failure, of_ours, problem, send_answer
 
 _ANSWERS = {"/events": append_one, "/events/batch": append_batch}
 
@@ -41,10 +41,4 @@ class Express:
             self._app.state.spine.tally.failed(failure(error))
             log.exception("POST %s failed, and the fault is ours", scope["path"])
             response = problem(500, "the server failed to answer; its log says why")
-        headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
-        headers += [
-            (b"content-type", str(response.media_type).encode()),
-            (b"content-length", b"%d" % len(response.content)),
-        ]
-        await send({"type": "http.response.start", "status": response.status_code or 500, "headers": headers})
-        await send({"type": "http.response.body", "body": response.content, "more_body": False})
+        await send_answer(response, send)

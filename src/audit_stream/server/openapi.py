@@ -5,10 +5,20 @@ from typing import Annotated, Any
 
 from litestar import Litestar
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.openapi.spec import OpenAPIFormat, OpenAPIMediaType, OpenAPIType, Schema
+from litestar.openapi.spec import (
+    OpenAPIFormat,
+    OpenAPIHeader,
+    OpenAPIMediaType,
+    OpenAPIResponse,
+    OpenAPIType,
+    Reference,
+    Schema,
+    SecurityScheme,
+)
 from litestar.params import HeaderParameter, QueryParameter
 
 from audit_stream.event import MAX_KEY_LENGTH
+from audit_stream.server.auth import COOKIE
 from audit_stream.server.bodies import EventBody, ProblemBody
 from audit_stream.server.cloudevents_schema import describe_cloudevents
 from audit_stream.server.problems import MEDIA_TYPE
@@ -82,6 +92,37 @@ def complete(app: Litestar, kinds: Sequence[str]) -> None:
                 parameter.schema = kind
             elif parameter.name in ("since", "until"):
                 parameter.schema.format = OpenAPIFormat.DATE_TIME
+
+
+_OPEN = ("/healthz", "/readyz")
+
+
+def secured(app: Litestar) -> None:
+    """Add what the guard asks for and answers, where there are tokens."""
+    document: Any = app.openapi_schema
+    document.components.security_schemes = {
+        "token": SecurityScheme(
+            type="http", scheme="bearer", description="A token, as `audit-stream token new` prints it"
+        ),
+        "cookie": SecurityScheme(
+            type="apiKey", name=COOKIE, security_scheme_in="cookie", description="The dashboard's, for GET alone"
+        ),
+    }
+    content = {MEDIA_TYPE: OpenAPIMediaType(schema=Reference(ref="#/components/schemas/ProblemBody"))}
+    seconds = OpenAPIHeader(description="Seconds to wait", schema=Schema(type=OpenAPIType.INTEGER))
+    challenge = OpenAPIHeader(description="RFC 6750", schema=Schema(type=OpenAPIType.STRING))
+    refusals = {
+        "401": OpenAPIResponse(
+            "No token, or none that is known", headers={"WWW-Authenticate": challenge}, content=content
+        ),
+        "403": OpenAPIResponse("The token does not allow it", content=content),
+        "429": OpenAPIResponse("The token is over a limit", headers={"Retry-After": seconds}, content=content),
+    }
+    for path, item in document.paths.items():
+        for method in ("get", "post"):
+            if (operation := getattr(item, method)) and path not in _OPEN:
+                operation.security = [{"token": []}] + ([{"cookie": []}] if method == "get" else [])
+                operation.responses.update(refusals)
 
 
 _BOUNDS = {"limit": (1, MAX_LIMIT), "after": (0, None), "before": (0, None), "from": (1, None), "to": (1, None)}

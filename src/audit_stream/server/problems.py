@@ -7,10 +7,12 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
+from litestar.types import Send
 
 from audit_stream.errors import (
     AuditStreamError,
     ChainBroken,
+    Forbidden,
     HashMismatch,
     Malformed,
     Pushback,
@@ -27,6 +29,7 @@ MEDIA_TYPE = "application/problem+json"
 _STATUS: tuple[tuple[type[AuditStreamError], int], ...] = (
     (Malformed, 400),
     (TooLarge, 413),
+    (Forbidden, 403),
     (Refused, 422),
     (ChainBroken, 409),
     (Pushback, 503),
@@ -59,12 +62,41 @@ class NotAcceptable(AuditStreamError):
     """The answer has no form that the client takes."""
 
 
+class Unauthenticated(AuditStreamError):
+    """There is no token, or none that is known here."""
+
+    challenge = 'Bearer realm="audit-stream"'  # RFC 6750 §3
+
+
+class UnknownToken(Unauthenticated):
+    challenge = 'Bearer realm="audit-stream", error="invalid_token"'
+
+
+class LacksScope(Forbidden):
+    """The token is known, and is not for this."""
+
+    def __init__(self, detail: str, scope: str) -> None:
+        super().__init__(detail)
+        self.challenge = f'Bearer realm="audit-stream", error="insufficient_scope", scope="{scope}"'
+
+
+class TooMany(AuditStreamError):
+    """The token is over one of its limits. Nothing was done."""
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
 _HTTP_ONLY: dict[type[AuditStreamError], int] = {
     NotFound: 404,
     OutOfRange: 400,
     NotAcceptable: 406,
     CursorAhead: 409,
     Unsupported: 415,
+    Unauthenticated: 401,
+    UnknownToken: 401,
+    TooMany: 429,
 }
 
 
@@ -88,19 +120,31 @@ def of_ours(_: AnyRequest | None, error: AuditStreamError) -> Response[bytes]:
         log.error("the chain is damaged: %s", error)
     elif isinstance(error, HashMismatch):
         log.error("%s", error)
-    if status == 503:
+    if status in (429, 503):
         headers["Retry-After"] = str(getattr(error, "retry_after", 1))
+    if challenge := getattr(error, "challenge", None):
+        headers["WWW-Authenticate"] = challenge
     return problem(status, str(error), headers, **more)
+
+
+async def send_answer(response: Response[bytes], send: Send) -> None:
+    """Answer where no request of the framework's is at hand."""
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.headers.items()]
+    headers += [
+        (b"content-type", str(response.media_type).encode()),
+        (b"content-length", b"%d" % len(response.content)),
+    ]
+    await send({"type": "http.response.start", "status": response.status_code or 500, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content, "more_body": False})
 
 
 # What /metrics calls them; the first class that fits decides.
 _FAILURES: tuple[tuple[type[AuditStreamError], Failure], ...] = (
-    (Unsupported, "refused"),
-    (Refused, "refused"),
     (Pushback, "too_busy"),
     (Unreachable, "unreachable"),
     (ChainBroken, "chain_broken"),
     (HashMismatch, "hash_mismatch"),
+    (AuditStreamError, "refused"),
 )
 
 

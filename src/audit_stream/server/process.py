@@ -8,11 +8,14 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 import uvicorn
+from litestar import Litestar
 from litestar.types import ASGIApp
 
 from audit_stream.errors import Misconfigured
 from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
+from audit_stream.server.auth import Guard
+from audit_stream.server.cors import Cors
 from audit_stream.server.express import Express
 from audit_stream.server.requests import Requests
 from audit_stream.settings import Settings
@@ -38,25 +41,37 @@ def load_tracing() -> "type[Tracing]":
     return Tracing
 
 
+def layered(app: Litestar, settings: Settings) -> ASGIApp:
+    """What stands around the application; a layer that nothing is configured for is not there."""
+    layers: ASGIApp = Express(app)
+    if app.state.tokens is not None:
+        layers = Guard(layers, app.state.tokens)
+    if settings.cors:
+        layers = Cors(layers, settings.cors)
+    return layers
+
+
 class Server(uvicorn.Server):
     """uvicorn waits for open connections before it stops, and an event stream never ends by itself."""
 
     def __init__(self, settings: Settings, on_started: Callable[[], None], tally: Tally | None = None) -> None:
         tracing = load_tracing().to_collector() if settings.otel else None
         self._app = create_app(settings, tally, tracing)
-        served: ASGIApp = Express(self._app)
+        served = layered(self._app, settings)
         self._on_started = on_started
         super().__init__(
             uvicorn.Config(
                 Requests(tracing.around(served) if tracing else served),
+                interface="asgi3",  # a layer that hands on what the next one returns does not look like it
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                proxy_headers=False,  # nothing here depends on who asks
+                proxy_headers=False,  # nothing here depends on who asks, but the login, and that looks itself
+                ssl_certfile=settings.tls_cert,
+                ssl_keyfile=settings.tls_key,
                 ws="none",
                 http=OneWrite,
                 lifespan="on",
-                interface="asgi3",
                 timeout_graceful_shutdown=GRACE_S,
             )
         )

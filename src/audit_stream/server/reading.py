@@ -16,6 +16,7 @@ from audit_stream.event import instant, to_json
 from audit_stream.query import Filter, Selection, fetch, select
 from audit_stream.server.accept import negotiated
 from audit_stream.server.cloudevents import BATCH, STRUCTURED
+from audit_stream.server.grants import may_read, may_see
 from audit_stream.server.openapi import JSON, MAX_LIMIT, NDJSON, After, Kind, Source, an_event, events, problems
 from audit_stream.server.parameters import MAX_ID, cursor, known_kind, only
 from audit_stream.server.problems import AnyRequest, NotFound, OutOfRange
@@ -51,6 +52,7 @@ async def query_events(
 ) -> Response[bytes] | Stream:
     spine = spine_of(request.app.state)
     only(request, _PARAMETERS)
+    may_read(request.scope, source)
     form = negotiated(request, (JSON, NDJSON, BATCH))
     if not 1 <= limit <= MAX_LIMIT:
         raise OutOfRange(f"limit must be in 1..{MAX_LIMIT}")
@@ -115,6 +117,7 @@ async def get_event(
     event = await spine_of(request.app.state).stream.get(number) if number else None
     if event is None:
         raise NotFound(f"there is no event #{event_id[:30]}")
+    may_see(request.scope, number, event.source)
     form = negotiated(request, (JSON, STRUCTURED))
     render = to_cloudevent if form == STRUCTURED else to_json
     return Response(render(event), media_type=form, headers={"Vary": "Accept"})

@@ -13,6 +13,7 @@ from audit_stream.promise import connected_replicas, describe
 from audit_stream.server.append import answered_by, append_batch, append_one
 from audit_stream.server.bodies import InfoBody, LastVerdictBody, PinBody, StatsBody, StatusBody
 from audit_stream.server.dashboard.page import dashboard
+from audit_stream.server.login import log_in, log_out, login_state
 from audit_stream.server.metrics import metrics
 from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
 from audit_stream.server.problems import AnyRequest, problem
@@ -35,6 +36,9 @@ ENDPOINTS = {
     "GET /stats": "count, head and promise",
     "GET /metrics": "numbers for Prometheus",
     "GET /dashboard": "the page for people",
+    "GET /dashboard/login": "whether it takes a token to see the page, and who is logged in",
+    "POST /dashboard/login": "trade a token for the page's cookie",
+    "POST /dashboard/logout": "give the cookie up",
     "GET /schema": "OpenAPI 3.1",
 }
 
@@ -177,4 +181,7 @@ ROUTES = [
     stats,
     metrics,
     dashboard,
+    login_state,
+    log_in,
+    log_out,
 ]

@@ -1,11 +1,15 @@
 """Running the server: one process or several, over a given Redis or an embedded Valkey."""
 
 import asyncio
+import logging
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from ipaddress import ip_address
 
 from audit_stream import __version__
+from audit_stream.access.entry import read_entries
 from audit_stream.embedded import EmbeddedValkey
 from audit_stream.errors import Misconfigured
 from audit_stream.keeper import check_pin
@@ -17,6 +21,8 @@ from audit_stream.settings import Settings
 from audit_stream.spine import check
 from audit_stream.stream import Stream
 
+log = logging.getLogger(__name__)
+
 
 def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], None] = print) -> int:
     """Run until SIGTERM or SIGINT; return the exit code. `say` is told when the server takes requests.
@@ -27,8 +33,12 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
     set_up_logs(settings.log, settings.log_level)
     if settings.otel:
         load_tracing()  # here, where it can still be said what is not installed
+    if settings.tokens:
+        read_entries(settings.tokens)
+    _check_tls(settings)
     with ExitStack() as stack:
         sock = stack.enter_context(_listen(settings))
+        _warn_if_open(settings, sock)
         where = "as given"
         if settings.redis_url is None:
             valkey = stack.enter_context(EmbeddedValkey(settings.data_dir))
@@ -37,8 +47,9 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
             where = f"embedded, data in {settings.data_dir}"
         facts = asyncio.run(_check(settings))
         host, port = sock.getsockname()[:2]
+        scheme = "https" if settings.tls_cert else "http"
         ready = (
-            f"audit-stream {__version__} on http://{f'[{host}]' if ':' in host else host}:{port}"
+            f"audit-stream {__version__} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}"
             f" · chain {settings.chain!r} on {describe(facts)} ({where}) · a 201 means: {settings.ack}"
         )
         if workers == 1:
@@ -46,6 +57,37 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
             server.run(sockets=[sock])
             return 0 if server.started else STARTUP_FAILURE
         return Workers(environ, sock, workers).run(lambda: say(f"{ready} · {workers} workers"))
+
+
+def _check_tls(settings: Settings) -> None:
+    if settings.tls_cert is None:
+        if settings.tls_key:
+            raise Misconfigured(
+                "AUDIT_STREAM_TLS_KEY: there is a key but no certificate; set AUDIT_STREAM_TLS_CERT too"
+            )
+        return
+    try:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # An encrypted key would make OpenSSL ask on the terminal.
+        context.load_cert_chain(settings.tls_cert, settings.tls_key, password=lambda: b"")
+    except (OSError, ValueError) as error:
+        key = f" with the key {settings.tls_key}" if settings.tls_key else " (and AUDIT_STREAM_TLS_KEY is not set)"
+        why = getattr(error, "strerror", None) or error
+        raise Misconfigured(f"AUDIT_STREAM_TLS_CERT: {settings.tls_cert}{key} cannot be used: {why}") from error
+
+
+def _warn_if_open(settings: Settings, sock: socket.socket) -> None:
+    if ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
+        return
+    where = f"{settings.bind_host}:{sock.getsockname()[1]}"
+    if not settings.tokens:
+        log.warning("whoever reaches %s may append and read: AUDIT_STREAM_TOKENS is not set", where)
+    elif not settings.tls_cert and not settings.forwarded_allow_ips:
+        log.warning(
+            "tokens travel to %s unencrypted: set AUDIT_STREAM_TLS_CERT, or put a proxy with TLS in front"
+            " and name it in FORWARDED_ALLOW_IPS",
+            where,
+        )
 
 
 def _listen(settings: Settings) -> socket.socket:

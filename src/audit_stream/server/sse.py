@@ -9,6 +9,7 @@ from litestar.params import HeaderParameter, QueryParameter
 from litestar.response import Stream
 
 from audit_stream.errors import Refused, Unreachable
+from audit_stream.server.grants import may_read
 from audit_stream.server.openapi import After, Kind, Source, problems
 from audit_stream.server.parameters import cursor, known_kind, only
 from audit_stream.server.problems import AnyRequest, CursorAhead
@@ -47,6 +48,7 @@ async def stream_events(
 ) -> Stream:
     spine = spine_of(request.app.state)
     only(request, _PARAMETERS)
+    may_read(request.scope, source)
     view = View(known_kind(kind, spine.settings), source, named)
     start = _last_seen(last_event_id) if last_event_id else cursor(after, "after")
     start = await _start(spine, start)

@@ -3,18 +3,21 @@
 import asyncio
 import logging
 import os
+import select
 import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
 
+from audit_stream.errors import Misconfigured
 from audit_stream.server.logs import set_up_logs
 from audit_stream.server.process import STARTUP_FAILURE, Server
 from audit_stream.settings import Settings
 from audit_stream.tally import Board, Tally
 
 _STARTED = b"started\n"
+RETRY_S = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +99,30 @@ def main() -> int:
         server.handle_exit(signal.SIGTERM, None)
 
     # The parent decides when to stop. A Ctrl-C reaches the whole group, and it passes that on.
-    server = Server(settings, on_started=started, tally=tally)
+    made = _made(settings, started, tally)
+    if made is None:
+        return 0
+    server = made
     server.run(sockets=[sock])
     return 0 if server.started else STARTUP_FAILURE
+
+
+def _made(settings: Settings, on_started: Callable[[], None], tally: Tally) -> Server | None:
+    """Wait for a token file that is not right just now; None when the parent is gone.
+
+    The parent has read it before there was any worker. So this one takes the place of one that died, and to end
+    with the mistake would take those along that still serve with what they have read.
+    """
+    said = ""
+    while True:
+        try:
+            return Server(settings, on_started, tally)
+        except Misconfigured as error:
+            if str(error) != said:
+                said = str(error)
+                log.error("%s. This worker waits until that is mended.", said)
+        if select.select([sys.stdin], [], [], RETRY_S)[0]:
+            return None
 
 
 if __name__ == "__main__":

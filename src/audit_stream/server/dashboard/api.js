@@ -30,6 +30,26 @@ export async function ask(path, { accept = "application/json", signal } = {}) {
   throw new ApiError(answer.status, String(body.detail ?? `the server answered ${answer.status}`), body);
 }
 
+/** POST: only for the login; nothing else is ever written from here. */
+export async function tell(path, body) {
+  let answer;
+  try {
+    answer = await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify(body),
+      credentials: "same-origin",
+    });
+  } catch {
+    throw new ApiError(0, "the server cannot be reached");
+  }
+  if (answer.ok) return;
+  const { detail } = await answer.json().catch(() => ({}));
+  const wait = answer.headers.get("Retry-After");
+  const said = String(detail ?? `the server answered ${answer.status}`);
+  throw new ApiError(answer.status, wait ? `${said}; try again in ${wait} s` : said);
+}
+
 export const askJson = async (path, options) => (await ask(path, options)).json();
 
 /** One event, by id. */

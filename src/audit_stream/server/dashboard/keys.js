@@ -6,6 +6,7 @@ const OWN_SPACE = `${TYPING}, button, a, summary`;
 export function listenForKeys({ pause, search, close, list }) {
   document.addEventListener("keydown", (press) => {
     if (press.ctrlKey || press.metaKey || press.altKey || press.defaultPrevented) return;
+    if (document.querySelector("dialog[open]")) return;
     const target = press.target instanceof Element ? press.target : document.body;
     if (press.key === "Escape") {
       if (target.matches(TYPING)) target.blur();

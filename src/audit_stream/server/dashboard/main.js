@@ -8,6 +8,7 @@ import { downloadsAll, saveEvents } from "./download.js";
 import { listenForKeys } from "./keys.js";
 import { EventList } from "./list.js";
 import { Live } from "./live.js";
+import { loggedIn, showLogin } from "./login.js";
 import { Search } from "./search.js";
 import { Status } from "./status.js";
 import { Tail } from "./tail.js";
@@ -54,7 +55,7 @@ byId("tabs").addEventListener("keydown", (press) => {
   turnTo(view === "live" ? "search" : "live");
   byId(`tab-${view}`).focus();
 });
-document.addEventListener("login-needed", () => alarm("Log in to see this chain."));
+document.addEventListener("login-needed", showLogin);
 listenForKeys({
   pause: () => live.toggle(),
   close: () => detail.close(),
@@ -68,6 +69,7 @@ begin();
 
 async function begin() {
   try {
+    if (!(await loggedIn())) return say("stopped", "Log in to follow");
     offerKinds((await askJson("/")).kinds);
     const events = await newest();
     for (const event of events) {
