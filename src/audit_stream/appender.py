@@ -16,27 +16,23 @@ Where a batch can stand, and who repairs it:
 import asyncio
 import logging
 import secrets
-from collections import deque
 from collections.abc import Sequence
 from contextvars import Context
 from datetime import timedelta
 
-from audit_stream.chain import START, Event, Head, link_hash
+from audit_stream.chain import START, Event, Head
 from audit_stream.errors import AuditStreamError, ChainBroken, Pushback, Unreachable
 from audit_stream.event import Draft
 from audit_stream.scripts import Appended, Landed, Moved, Seen
 from audit_stream.settings import FSYNC, Ack, Hashing
 from audit_stream.stream import NOTHING, Stream
-from audit_stream.submission import Batch, Receipt, Submission, key_conflict
+from audit_stream.submission import Batch, Receipt, Submission, as_hashed, key_conflict, link
 from audit_stream.tally import Tally
+from audit_stream.waiting import Waiting
 
-BATCH_EVENTS = 512
-BATCH_BYTES = 1024 * 1024
 WORTH_FOLLOWING = 128
 """So many waiting events are worth a batch of their own behind the one in flight. Fewer gather until it is back:
 two small batches cost more than one."""
-QUEUE_EVENTS = 8 * 1024
-QUEUE_BYTES = 64 * 1024 * 1024
 LOST_RACES = 8
 """After these the script hashes. It cannot lose a race, but holds up Redis 50 times as long as losing one does."""
 ASKED_FIRST = 16
@@ -76,8 +72,7 @@ class Appender:
         self._hashing = hashing
         self._ack = ack
         self._ttl_ms = int(idempotency_ttl.total_seconds() * 1000)
-        self._queue: deque[Submission] = deque()
-        self._queued_events = self._queued_bytes = 0
+        self._waiting = Waiting(self._tally)
         self._flights: list[asyncio.Task[None]] = []
         """The batches in flight, two at most, in order."""
         self._leaving: Head | None = None
@@ -110,14 +105,7 @@ class Appender:
         submission = self.submission(drafts)
         if self._closing:
             raise Pushback("the server is stopping; nothing was written")
-        if self._queue and (
-            self._queued_events + len(drafts) > QUEUE_EVENTS or self._queued_bytes + submission.size_bytes > QUEUE_BYTES
-        ):
-            raise Pushback(f"{self._queued_events} events are waiting already; nothing of this request was written")
-        self._queue.append(submission)
-        self._queued_events += len(submission.drafts)
-        self._queued_bytes += submission.size_bytes
-        self._tally.queued(self._queued_events, self._queued_bytes)
+        self._waiting.put(submission)
         self._send_off()
         return await submission.settled
 
@@ -131,9 +119,9 @@ class Appender:
     def _send_off(self) -> None:
         """Begin the next batch if it is time. It is made when its task runs, of all that arrived until then."""
         ahead = self._flights[0] if self._flights else None
-        if ahead is None and self._queue:
+        if ahead is None and self._waiting:
             self._leaving = None
-        elif len(self._flights) != 1 or self._leaving is None or self._queued_events < WORTH_FOLLOWING:
+        elif len(self._flights) != 1 or self._leaving is None or self._waiting.events < WORTH_FOLLOWING:
             return
         # In a context of its own: a batch is its producers' together, and no request's whose id the log would show.
         self._flights.append(asyncio.create_task(self._fly(ahead), name="append", context=Context()))
@@ -143,29 +131,6 @@ class Appender:
         self._flights = [flight for flight in self._flights if flight is not asyncio.current_task()]
         self._send_off()
 
-    def _next_batch(self) -> Batch:
-        taken: list[Submission] = []
-        events = size_bytes = 0
-        keys: set[bytes] = set()
-        while self._queue:
-            submission = self._queue[0]
-            events += len(submission.drafts)
-            size_bytes += submission.size_bytes
-            full = events > BATCH_EVENTS or size_bytes > BATCH_BYTES
-            # One key twice: the later one waits for the next batch, and there finds the earlier one's event.
-            if taken and (full or not keys.isdisjoint(submission.keys)):
-                break
-            keys.update(submission.keys)
-            taken.append(self._take())
-        self._tally.queued(self._queued_events, self._queued_bytes)
-        return Batch(taken)
-
-    def _take(self) -> Submission:
-        submission = self._queue.popleft()
-        self._queued_events -= len(submission.drafts)
-        self._queued_bytes -= submission.size_bytes
-        return submission
-
     async def _write(self, ahead: "asyncio.Task[None] | None") -> None:
         batch: Batch | None = None
         try:
@@ -173,7 +138,7 @@ class Appender:
                 # Hashing onto a head of long ago would be work for nothing; and more producers join meanwhile.
                 self._to_ask_first -= 1
                 self._head = await self._stream.head()
-            batch = self._next_batch()
+            batch = self._waiting.next_batch()
             self.batches += 1
             await self._append(batch, ahead)
         except AuditStreamError as error:
@@ -188,9 +153,7 @@ class Appender:
             batch.fail(error)
         if batch is None or isinstance(error, Unreachable):
             # It is the same for whoever waits behind this batch: let them hear it now.
-            while self._queue:
-                self._take().fail(error)
-            self._tally.queued(self._queued_events, self._queued_bytes)
+            self._waiting.fail(error)
 
     # --- one batch
 
@@ -206,7 +169,7 @@ class Appender:
                     await self._let_script_hash(part)
                 return
             drafts = [submission.drafts[place] for submission, place in pending]
-            events = _link(head, drafts)
+            events = link(head, drafts)
             # When one follows already, its offer was made for another head than this one will leave.
             newest = self._flights[-1] is asyncio.current_task()
             self._leaving = Head(events[-1].event_id, events[-1].hash) if newest else None
@@ -235,7 +198,7 @@ class Appender:
             drafts = [submission.drafts[place] for submission, place in pending]
             match await self._call(drafts, None):
                 case Appended() as reply:
-                    events = _as_hashed(drafts, reply)
+                    events = as_hashed(drafts, reply)
                     await self._commit(pending, events, reply)
                 case Landed(first_id) as reply:
                     page = await self._stream.page(first_id - 1, count=len(drafts))
@@ -336,22 +299,3 @@ class Appender:
                 " send it again under the same idempotency key",
                 in_doubt=True,
             )
-
-
-def _link(head: Head, drafts: Sequence[Draft]) -> list[Event]:
-    event_id, prev = head
-    events = []
-    for timestamp, kind, source, payload, _, _ in drafts:
-        event_id += 1
-        hash_ = link_hash(event_id, timestamp, kind, source, payload, prev)
-        events.append(Event(event_id, timestamp, kind, source, payload, prev, hash_))
-        prev = hash_
-    return events
-
-
-def _as_hashed(drafts: Sequence[Draft], reply: Appended) -> list[Event]:
-    prevs = [reply.prev_hash, *reply.hashes]
-    return [
-        Event(reply.first_id + i, *draft[:4], prevs[i], hash_)
-        for i, (draft, hash_) in enumerate(zip(drafts, reply.hashes, strict=True))
-    ]

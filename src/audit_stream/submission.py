@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from audit_stream.chain import Event
+from audit_stream.chain import Event, Head, link_hash
 from audit_stream.errors import Refused
 from audit_stream.event import Draft
+from audit_stream.scripts import Appended
 
 SLICE_EVENTS = 16
 """The script hashes 16 typical events in 3 ms, and Redis does nothing else meanwhile."""
@@ -94,3 +95,24 @@ class Batch:
             part.append(submission)
         if part:
             yield Batch(part)
+
+
+def link(head: Head, drafts: Sequence[Draft]) -> list[Event]:
+    """Make the events that follow `head`."""
+    event_id, prev = head
+    events = []
+    for timestamp, kind, source, payload, _, _ in drafts:
+        event_id += 1
+        hash_ = link_hash(event_id, timestamp, kind, source, payload, prev)
+        events.append(Event(event_id, timestamp, kind, source, payload, prev, hash_))
+        prev = hash_
+    return events
+
+
+def as_hashed(drafts: Sequence[Draft], reply: Appended) -> list[Event]:
+    """The events that the script made of the drafts."""
+    prevs = [reply.prev_hash, *reply.hashes]
+    return [
+        Event(reply.first_id + i, *draft[:4], prevs[i], hash_)
+        for i, (draft, hash_) in enumerate(zip(drafts, reply.hashes, strict=True))
+    ]

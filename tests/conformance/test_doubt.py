@@ -8,7 +8,7 @@ import asyncio
 
 import pytest
 
-from audit_stream import appender
+from audit_stream import appender, waiting
 from audit_stream.errors import Pushback, Unreachable
 from tests.conformance.stores import (
     Chain,
@@ -127,7 +127,7 @@ async def test_what_stays_in_doubt_at_the_deadline_is_settled_by_a_retry(
 
 
 async def test_a_full_queue_pushes_back_and_keeps_what_it_took(spine: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(appender, "QUEUE_EVENTS", 4)
+    monkeypatch.setattr(waiting, "QUEUE_EVENTS", 4)
     async with spine.stream(Held) as held, spine.replica(held) as replica:
         tasks = await behind_the_gate(held, replica, drafts(1, "in flight"), drafts(3, "a"), drafts(1, "b"))
         with pytest.raises(Pushback) as caught:
@@ -140,7 +140,7 @@ async def test_a_full_queue_pushes_back_and_keeps_what_it_took(spine: Chain, mon
 
 
 async def test_a_queue_full_of_bytes_pushes_back(spine: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(appender, "QUEUE_BYTES", 20_000)
+    monkeypatch.setattr(waiting, "QUEUE_BYTES", 20_000)
     async with spine.stream(Held) as held, spine.replica(held) as replica:
         tasks = await behind_the_gate(held, replica, drafts(1), [drafted("x" * 15_000)])
         with pytest.raises(Pushback):
@@ -155,7 +155,7 @@ async def test_a_queue_full_of_bytes_pushes_back(spine: Chain, monkeypatch: pyte
 async def test_a_batch_larger_than_the_queue_is_taken_when_nothing_waits(
     spine: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(appender, "QUEUE_EVENTS", 4)
+    monkeypatch.setattr(waiting, "QUEUE_EVENTS", 4)
     async with spine.replica() as replica:
         await spine.assert_is_made_of(await replica.append(drafts(10)))
 

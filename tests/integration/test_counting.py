@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 import pytest
 
 from audit_stream import tail
-from audit_stream.appender import QUEUE_EVENTS, Appender
+from audit_stream.appender import Appender
 from audit_stream.errors import Pushback
 from audit_stream.stream import Stream
 from audit_stream.tail import Tail, View
 from audit_stream.tally import Tally
+from audit_stream.waiting import QUEUE_EVENTS
 from tests.conformance.stores import Chain, Held, behind_the_gate, drafted, drafts, real_store
 
 

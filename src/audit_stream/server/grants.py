@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 def grant_of(scope: Any) -> Grant | None:
-    grant: Grant | None = scope["state"].get(KEY)
+    grant: Grant | None = scope.get("state", {}).get(KEY)  # the state is optional in ASGI
     return grant
 
 
