@@ -15,6 +15,7 @@ from typing import IO, Any
 import httpx
 
 from audit_stream.embedded import EmbeddedValkey
+from tests.forking import Forked
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 30
@@ -46,7 +47,7 @@ def _docker_runs() -> bool:
 class ServerProcess:
     """`audit-stream serve` in a process of its own."""
 
-    def __init__(self, process: "subprocess.Popen[str]", url: str, ready: str) -> None:
+    def __init__(self, process: "subprocess.Popen[str] | Forked", url: str, ready: str) -> None:
         self.process, self.url, self.ready = process, url, ready
         self.client = httpx.Client(base_url=url, timeout=30)
 
@@ -99,10 +100,7 @@ def start_server(*arguments: str, **settings: str) -> ServerProcess:
 
 
 def _started(arguments: Sequence[str], settings: Mapping[str, str], log: IO[bytes] | None) -> ServerProcess:
-    process = subprocess.Popen(
-        serve_command(*arguments), env=clean_environ(**settings), stdout=subprocess.PIPE, stderr=log, text=True
-    )
-    assert process.stdout
+    process = Forked(["serve", *arguments], clean_environ(**settings), log.fileno() if log else 2)
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
     ready = process.stdout.readline()
