@@ -158,7 +158,7 @@ def _parse_any(text: bytes) -> Line:
 
 
 _FIELDS = ["v", "seq", "timestamp", "from", "to", "type", "message", "prev_hash", "hash"]
-_STRING = rb'("(?:[^"\\\x00-\x1f\x7f-\xff]|\\["\\nrtbf])*")'
+_STRING = rb'("[^"\\\x00-\x1f\x7f-\xff]*(?:\\["\\nrtbf][^"\\\x00-\x1f\x7f-\xff]*)*")'
 _PLAIN = re.compile(
     rb'\{"v":1,"seq":([1-9][0-9]{0,18}),"timestamp":%b,"from":%b,"to":%b,"type":%b,"message":%b,'
     rb'"prev_hash":"([0-9a-f]{64})","hash":"([0-9a-f]{64})"(?:,"key":"([!#-\[\]-~]+)","mac":"([0-9a-f]{64})")?\}'
