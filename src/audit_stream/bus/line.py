@@ -30,9 +30,12 @@ OWN = "bus."
 """Types of the log's own lines begin like this; messages' types do not."""
 CONTINUED = OWN + "continued"
 """The first line of a file that goes on where another one, rotated or moved away, has ended."""
+BEGUN = OWN + "begun"
+"""The first line of a file that is emptied again and again: a text that no other of them has."""
 TORN = OWN + "torn"
 """Holds what a crash left of a line that was never finished."""
 
+_OWN_TYPE = f'"{OWN}'.encode()
 Message = str | dict[str, Any]
 
 
@@ -72,7 +75,7 @@ class Line(NamedTuple):
     @property
     def is_own(self) -> bool:
         """Whether it is the log's own, and nobody's message."""
-        return self.type.startswith(b'"' + OWN.encode())
+        return self.type.startswith(_OWN_TYPE) and self.message[:1] == b'"'
 
     def computed_hash(self) -> bytes:
         return _hash(*self[:7], self.key)

@@ -15,7 +15,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -44,14 +44,14 @@ class Log:
         *,
         fsync: Fsync = "always",
         key: Key | None = None,
-        may_be_emptied: bool = False,
+        opening: Callable[[], Draft] | None = None,
     ) -> None:
-        """`may_be_emptied`: an empty file is a new beginning, not a loss."""
+        """With an `opening`, which an empty file then begins with, an empty file is a new beginning and not a loss."""
         if fsync not in ("always", "never"):
             raise ValueError(f"fsync: {fsync!r} is neither 'always' nor 'never'")
         self.path = Path(path).absolute()
         self._name = str(self.path)
-        self._sync, self._key, self._may_be_emptied = fsync == "always", key, may_be_emptied
+        self._sync, self._key, self._opening = fsync == "always", key, opening
         self._threads, self._pid = threading.Lock(), os.getpid()
         self._fd, self._identity = -1, (0, 0)
         self._size, self._head = 0, START
@@ -67,6 +67,8 @@ class Log:
             fd = self._locked()
             try:
                 head = self._end(fd)
+                if self._opening and head == START:
+                    drafts = [self._opening(), *drafts]
                 lines = link(drafts, head, self._key)
                 self._write(fd, b"".join([b"%b\n" % line.text() for line in lines]))
                 if lines:
@@ -97,14 +99,16 @@ class Log:
             finally:
                 self._close()
 
-    def empty(self) -> None:
-        """Take everything out: only for a file that may be emptied."""
+    def empty(self, *, size: int) -> bool:
+        """Take everything out, if there are `size` bytes. For a log with an opening."""
         with self._alone():
             fd = self._locked()
             try:
+                if os.lseek(fd, 0, os.SEEK_END) != size:
+                    return False
                 os.ftruncate(fd, 0)
                 os.fsync(fd)
-                self._size, self._head = 0, START
+                return True
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -178,7 +182,7 @@ class Log:
     def _begin_behind(self, head: Head, why: str) -> Path:
         fresh = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
         fresh.parent.mkdir(parents=True, exist_ok=True)
-        (line,) = link([_own(CONTINUED, why)], head, self._key)
+        (line,) = link([own(CONTINUED, why)], head, self._key)
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "wb") as file:
             file.write(line.text() + b"\n")
@@ -190,17 +194,21 @@ class Log:
 
     def _end(self, fd: int) -> Head:
         size = os.lseek(fd, 0, os.SEEK_END)
-        if size != self._size:
-            if size < self._size and not (size == 0 and self._may_be_emptied):
-                raise ChainBroken(
-                    f"{self.path} was cut: it ended with line {self._head.event_id} after {self._size} bytes, and has"
-                    f" {size} now. Nothing is appended behind that: keep it as evidence, put it aside, begin anew",
-                    at=self._head.event_id,
-                )
-            self._head, self._size = self._read_end(fd, size), os.lseek(fd, 0, os.SEEK_END)
+        if self._opening:
+            # Others may have emptied it, and filled it again to the same size.
+            self._head = self._read_end(fd, size)
+        elif size < self._size:
+            raise ChainBroken(
+                f"{self.path} was cut: it ended with line {self._head.event_id} after {self._size} bytes, and has"
+                f" {size} now. Nothing is appended behind that: keep it as evidence, put it aside, begin anew",
+                at=self._head.event_id,
+            )
+        elif size > self._size:
+            self._head = self._read_end(fd, size)
         return self._head
 
     def _read_end(self, fd: int, size: int) -> Head:
+        self._size = size
         if size == 0:
             return START
         first = os.pread(fd, len(OPENING), 0)
@@ -211,14 +219,13 @@ class Log:
             with suppress(ValueError):
                 line = parse(fragment)
                 if line.computed_hash() == line.hash:
-                    self._size = size
                     self._write(fd, b"\n")
                     return Head(line.seq, line.hash)
         head = self._head_of(whole) if whole else START
         if fragment:
             os.ftruncate(fd, size - len(fragment))
             self._size = size - len(fragment)
-            (line,) = link([_own(TORN, fragment.decode(errors="backslashreplace"))], head, self._key)
+            (line,) = link([own(TORN, fragment.decode(errors="backslashreplace"))], head, self._key)
             self._write(fd, line.text() + b"\n")
             head = Head(line.seq, line.hash)
         return head
@@ -253,7 +260,8 @@ class Log:
         self._size += len(text)
 
 
-def _own(type_: str, text: str) -> Draft:
+def own(type_: str, text: str) -> Draft:
+    """A line of the log's own."""
     return Draft(now(), OWN_ID, "all", type_, text)
 
 

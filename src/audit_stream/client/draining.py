@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from audit_stream.client.http import Answer, Backoff, Http, retry_after_s
 from audit_stream.client.models import Drained, Event, Receipt, Spooled
 from audit_stream.client.requests import Outgoing, key_of
-from audit_stream.errors import AuditStreamError, Misconfigured, Pushback, Unreachable
+from audit_stream.errors import AuditStreamError, ChainBroken, Misconfigured, Pushback, Unreachable
 
 if TYPE_CHECKING:
     # Only where there is a spool: not every system has what it needs.
-    from audit_stream.client.spool import Line, Spool
+    from audit_stream.bus.backlog import Backlog, Entry
+    from audit_stream.client.spool import Spool
 
 BATCH_EVENTS = 500
 BATCH_BYTES = 1024 * 1024
@@ -27,82 +28,32 @@ Post = Callable[[Sequence[bytes]], Awaitable[Answer]]
 Read = Callable[[Answer, int], list[Event]]
 
 
-class SpooledAppends:
-    """Keeps the order: as long as anything waits in the spool, new events go behind it."""
+class Draining:
+    """Appends what is in a backlog: in order, each once."""
 
-    def __init__(self, spool: "Spool", http: Http, *, append: Append, post: Post, read: Read) -> None:
-        """`append` sends with the client's patience and raises; `post` sends once, and returns any answer."""
-        self._spool, self._http = spool, http
-        self._append, self._post, self._read = append, post, read
+    def __init__(self, backlog: "Backlog", http: Http, *, post: Post, read: Read) -> None:
+        """`post` sends once, and returns any answer; `read` makes events of a good one."""
+        self._backlog, self._http, self._post, self._read = backlog, http, post, read
         self._away: Backoff | None = None
         """Set while the spine was last seen to be away."""
-        self._not_before = 0.0
-
-    async def append(self, events: Sequence[Outgoing]) -> list[Receipt]:
-        """Raises what the server refuses the events with, and Unreachable when the spool cannot keep them either."""
-        if self._spool.is_empty():
-            try:
-                return list(await self._append(events))
-            except (Unreachable, Pushback) as failure:
-                self._wait_after(failure)
-                await self._keep(events, failure)
-                return self._spooled(events, str(failure))
-        await self._keep(events, None)
-        if time.monotonic() < self._not_before:
-            return self._spooled(events, "the server was away a moment ago")
-        stored: dict[str, Event] = {event.key: _NOT_YET for event in events}
-        try:
-            reason = (await self.drain(stored)).reason
-        except (OSError, Misconfigured) as error:
-            # The events are kept already: to raise would say that they are not.
-            log.error("the spool %s cannot be drained: %s", self._spool.path, error)
-            reason = str(error)
-        waiting = self._spooled(events, reason or "it waits for what is before it")
-        return [
-            waits if stored[event.key] is _NOT_YET else stored[event.key]
-            for event, waits in zip(events, waiting, strict=True)
-        ]
-
-    async def _keep(self, events: Sequence[Outgoing], failure: AuditStreamError | None) -> None:
-        try:
-            await self._http.wire.blocking(lambda: self._spool.put([event.text for event in events]))
-        except OSError as error:
-            reason = str(failure) if failure else "events that came before are waiting"
-            raise Unreachable(
-                f"{reason}; and the spool {self._spool.path} cannot keep the event: {error.strerror}",
-                in_doubt=getattr(failure, "in_doubt", False),
-            ) from error
-
-    def _spooled(self, events: Sequence[Outgoing], reason: str) -> list[Receipt]:
-        return [Spooled(idempotency_key=event.key, path=str(self._spool.path), reason=reason) for event in events]
-
-    def _wait_after(self, failure: AuditStreamError) -> None:
-        if self._away is None:
-            log.warning("events go to the spool %s: %s", self._spool.path, failure)
-            self._away = Backoff(None, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
-        self._not_before = time.monotonic() + (self._away.pause_s(at_least_s=retry_after_s(failure)) or 0)
-
-    # --- draining
-
-    async def drain_if_due(self) -> None:
-        if not self._spool.is_empty() and time.monotonic() >= self._not_before:
-            await self.drain({})
+        self.not_before = 0.0
+        """Until then it is not worth asking again, on the monotonic clock."""
 
     async def drain(self, receipts: dict[str, Event]) -> Drained:
         """Append what waits, in order, until the end or until the server is away; fill in the receipts asked for."""
-        with self._spool.alone() as alone:
+        with self._backlog.alone() as alone:
             if not alone:
                 return await self._drained(0, 0, "another process is draining it")
             stored = refused = 0
             count = BATCH_EVENTS
-            while lines := await self._next(count):
-                whole = list(takewhile(lambda line: key_of(line.text) is not None, lines))
+            while entries := await self._next(count):
+                whole = list(takewhile(lambda entry: not entry.trouble, entries))
                 if not whole:
-                    await self._refuse(lines[0], "not a whole line: whoever wrote it ended before it was kept")
+                    await self._refuse(entries[0], entries[0].trouble)
                     refused += 1
                     continue
                 try:
-                    answer = await self._post([line.text for line in whole])
+                    answer = await self._post([entry.text for entry in whole])
                     events = self._read(answer, len(whole)) if answer.is_success else []
                 except (Unreachable, Pushback) as failure:
                     self._wait_after(failure)
@@ -120,33 +71,91 @@ class SpooledAppends:
                     await self._refuse(whole[0], self._words(answer))
                     refused += 1
                     count = BATCH_EVENTS
-            self._away, self._not_before = None, 0.0
+            self._away, self.not_before = None, 0.0
             return Drained(stored=stored, refused=refused, left=0, reason=None)
 
-    async def _next(self, count: int) -> "list[Line]":
-        return await self._http.wire.blocking(lambda: self._spool.peek(count=count, size_bytes=BATCH_BYTES))
+    async def _next(self, count: int) -> "list[Entry]":
+        return await self._http.wire.blocking(lambda: self._backlog.peek(count=count, size_bytes=BATCH_BYTES))
 
-    async def _advance(self, line: "Line") -> None:
-        await self._http.wire.blocking(lambda: self._spool.advance(line))
+    async def _advance(self, entry: "Entry") -> None:
+        await self._http.wire.blocking(lambda: self._backlog.advance(entry))
 
-    async def _refuse(self, line: "Line", reason: str) -> None:
-        log.error("an event was put aside in %s: %s", self._spool.refused_path, reason)
-        await self._http.wire.blocking(lambda: self._spool.refuse(line, reason))
+    async def _refuse(self, entry: "Entry", reason: str) -> None:
+        log.error("an entry was put aside in %s: %s", self._backlog.refused_path, reason)
+        await self._http.wire.blocking(lambda: self._backlog.refuse(entry, reason))
 
     async def _drained(self, stored: int, refused: int, reason: str) -> Drained:
-        left = await self._http.wire.blocking(self._spool.left)
-        log.info("%d events wait in the spool %s: %s", left, self._spool.path, reason)
+        left = await self._http.wire.blocking(self._backlog.left)
+        log.info("%d entries wait in %s: %s", left, self._backlog.path, reason)
         return Drained(stored=stored, refused=refused, left=left, reason=reason)
 
     def _words(self, answer: Answer) -> str:
         return str(answer.problem.get("detail") or f"{self._http.server} answered {answer.status}")
 
+    def _wait_after(self, failure: AuditStreamError) -> None:
+        if self._away is None:
+            log.warning("events wait in %s: %s", self._backlog.path, failure)
+            self._away = Backoff(None, first_s=FIRST_PAUSE_S, longest_s=LONGEST_PAUSE_S)
+        self.not_before = time.monotonic() + (self._away.pause_s(at_least_s=retry_after_s(failure)) or 0)
+
+
+class SpooledAppends(Draining):
+    """Keeps the order: as long as anything waits in the spool, new events go behind it."""
+
+    def __init__(self, spool: "Spool", http: Http, *, append: Append, post: Post, read: Read) -> None:
+        """`append` sends with the client's patience and raises."""
+        super().__init__(spool, http, post=post, read=read)
+        self._spool, self._append = spool, append
+
+    async def append(self, events: Sequence[Outgoing]) -> list[Receipt]:
+        """Raises what the server refuses the events with, and Unreachable when the spool cannot keep them either."""
+        if self._spool.is_empty():
+            try:
+                return list(await self._append(events))
+            except (Unreachable, Pushback) as failure:
+                self._wait_after(failure)
+                await self._keep(events, failure)
+                return self._spooled(events, str(failure))
+        await self._keep(events, None)
+        if time.monotonic() < self.not_before:
+            return self._spooled(events, "the server was away a moment ago")
+        stored: dict[str, Event] = {event.key: _NOT_YET for event in events}
+        try:
+            reason = (await self.drain(stored)).reason
+        except (OSError, Misconfigured, ChainBroken) as error:
+            # The events are kept already: to raise would say that they are not.
+            log.error("the spool %s cannot be drained: %s", self._spool.path, error)
+            reason = str(error)
+        waiting = self._spooled(events, reason or "it waits for what is before it")
+        return [
+            waits if stored[event.key] is _NOT_YET else stored[event.key]
+            for event, waits in zip(events, waiting, strict=True)
+        ]
+
+    async def _keep(self, events: Sequence[Outgoing], failure: AuditStreamError | None) -> None:
+        try:
+            await self._http.wire.blocking(lambda: self._spool.put([event.text for event in events]))
+        except (OSError, ChainBroken) as error:
+            reason = str(failure) if failure else "events that came before are waiting"
+            why = error.strerror if isinstance(error, OSError) else error
+            raise Unreachable(
+                f"{reason}; and the spool {self._spool.path} cannot keep the event: {why}",
+                in_doubt=getattr(failure, "in_doubt", False),
+            ) from error
+
+    def _spooled(self, events: Sequence[Outgoing], reason: str) -> list[Receipt]:
+        return [Spooled(idempotency_key=event.key, path=str(self._spool.path), reason=reason) for event in events]
+
+    async def drain_if_due(self) -> None:
+        if not self._spool.is_empty() and time.monotonic() >= self.not_before:
+            await self.drain({})
+
 
 _NOT_YET = Event(event_id=0, timestamp="", kind="", source="", payload={}, prev_hash="", hash="")
 
 
-def _by_key(lines: "Sequence[Line]", events: Sequence[Event]) -> list[tuple[str, Event]]:
-    return [(key_of(line.text) or "", event) for line, event in zip(lines, events, strict=True)]
+def _by_key(entries: "Sequence[Entry]", events: Sequence[Event]) -> list[tuple[str, Event]]:
+    return [(key_of(entry.text) or "", event) for entry, event in zip(entries, events, strict=True)]
 
 
 def _for_good(answer: Answer) -> bool:
