@@ -17,11 +17,6 @@ from audit_stream.errors import ChainBroken, Misconfigured
 from tests.harness import ROOT, clean_environ
 
 
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "bus.jsonl"
-
-
 def quick(path: Path) -> BusWriter:
     return BusWriter(path, fsync="never")
 

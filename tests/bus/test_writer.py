@@ -25,12 +25,6 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "no" / "such" / "yet" / "bus.jsonl"
 
 
-@pytest.fixture(autouse=True)
-def no_key_of_somebody_s(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AUDIT_STREAM_BUS_KEY", raising=False)
-    monkeypatch.delenv("AUDIT_STREAM_BUS_KEY_FILE", raising=False)
-
-
 def quick(path: Path, **arguments: Any) -> BusWriter:
     return BusWriter(path, fsync="never", **arguments)
 

@@ -104,11 +104,19 @@ class Backlog:
         asked: float | None = self._read().get("asked_at")
         return asked
 
-    def ask(self) -> None:
-        """Note that the next entries are about to be sent."""
+    def ask(self) -> bool:
+        """Note that the next entries are about to be sent; False when that was noted before, and not answered."""
         kept = self._read()
-        if "asked_at" not in kept:
-            self._write({**kept, "asked_at": time.time()})
+        if "asked_at" in kept:
+            return False
+        self._write({**kept, "asked_at": time.time()})
+        return True
+
+    def unask(self) -> None:
+        """Whatever was sent, it is known that nothing came of it."""
+        kept = self._read()
+        kept.pop("asked_at", None)
+        self._write(kept)
 
     def refuse(self, entry: Entry, reason: str) -> None:
         """Put the entry aside with its reason, once even if this process ends before the cursor has moved."""

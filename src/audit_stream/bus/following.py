@@ -137,20 +137,23 @@ def _first_of(text: bytes) -> str:
     return sha256(text).hexdigest()[:32] if text.endswith(b"\n") else ""
 
 
+# Without a lock: what is beside a log may be anything, and held for long. A first line that has an end stays as it is.
+
+
 def identity(path: Path) -> str:
     """What a file is known by, whatever it is called; nothing while it has no whole line."""
     try:
-        with opened(path) as (file, _):
-            return _first_of(file.readline())
+        with path.open("rb") as file:
+            return _first_of(file.readline(MAX_LINE_BYTES))
     except OSError:
         return ""
 
 
 def _first_line(path: Path) -> Line | None:
     try:
-        with opened(path) as (file, size):
-            raw = next(lines_of(file, size), None)
-            return raw.read() if raw else None
+        with path.open("rb") as file:
+            text = file.readline(MAX_LINE_BYTES)
+        return parse(text[:-1]) if text.endswith(b"\n") else None
     except (OSError, ValueError):
         return None
 

@@ -128,10 +128,10 @@ def parse(text: bytes) -> Line:
 
 
 def from_object(body: Any) -> Line:
-    """Read a line that was parsed already. Raises ValueError."""
-    fields = list(body) if isinstance(body, dict) else []
-    if fields not in (_FIELDS, [*_FIELDS, "key", "mac"]):
-        raise ValueError("its fields are not those of a line of the bus, in their order")
+    """Read a line that was parsed already, its fields in any order. Raises ValueError."""
+    fields = set(body) if isinstance(body, dict) else set()
+    if fields not in (set(_FIELDS), {*_FIELDS, "key", "mac"}):
+        raise ValueError("its fields are not those of a line of the bus")
     version, seq, *content, prev_hash, hash_ = (body[name] for name in _FIELDS)
     signature = body.get("key", ""), body.get("mac", "")
     texts = [*content[:4], prev_hash, hash_, *signature]
