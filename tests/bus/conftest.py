@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.bus.typed import Typing
 from tests.harness import ServerProcess, running_server
 
 
@@ -35,3 +36,8 @@ def new_events(spine: ServerProcess) -> Callable[[], list[dict[str, object]]]:
         return found
 
     return since
+
+
+@pytest.fixture
+def typed(monkeypatch: pytest.MonkeyPatch, capsysbinary: "pytest.CaptureFixture[bytes]") -> Typing:
+    return Typing(monkeypatch, capsysbinary)

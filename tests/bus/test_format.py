@@ -73,7 +73,10 @@ def test_any_text_comes_back_as_it_was_given(from_id: str, to_id: str, type_: st
         (PLAIN.replace(b'"v":1', b'"v":2'), "version is 2"),
         (PLAIN.replace(b'"to":"all",', b""), "not those of a line"),
         (PLAIN.replace(b'"to":"all",', b'"to":"all","cc":"x",'), "not those of a line"),
-        (PLAIN.replace(b'"from":"agent-claude-1","to":"all"', b'"to":"all","from":"agent-claude-1"'), "form in which lines are written"),
+        (
+            PLAIN.replace(b'"from":"agent-claude-1","to":"all"', b'"to":"all","from":"agent-claude-1"'),
+            "form in which lines are written",
+        ),
         (PLAIN.replace(b'"hash":"', b'"hash":"G', 1), "not written like one"),
         (SIGNED.partition(b',"mac"')[0] + b"}", "not those of a line"),
         (PLAIN.replace(b"Starting", b"\\ud800"), "UTF-8"),

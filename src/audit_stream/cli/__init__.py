@@ -7,6 +7,7 @@ import rich_click as click
 
 from audit_stream import __version__
 from audit_stream.cli.append import append
+from audit_stream.cli.bus import bus
 from audit_stream.cli.doctor import doctor
 from audit_stream.cli.export import export
 from audit_stream.cli.failures import Failed
@@ -50,7 +51,7 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for command in (serve, append, tail, query, verify, export, import_, stats, doctor, reindex, token):
+for command in (serve, append, tail, query, verify, export, import_, bus, stats, doctor, reindex, token):
     root.add_command(command)
 
 
