@@ -200,6 +200,15 @@ def test_threads_share_a_writer_and_lose_nothing(path: Path) -> None:
     assert verify([path]).valid
 
 
+def test_a_writer_that_is_forgotten_leaves_no_file_open(path: Path) -> None:
+    bus = filled(path)
+    fd = bus._log._fd
+    assert os.fstat(fd).st_size
+    del bus
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
 def test_a_forked_child_has_locks_of_its_own(path: Path) -> None:
     code = """
 import os, sys, threading

@@ -57,6 +57,10 @@ class Log:
         self._size, self._head = 0, START
         """Where the file ended when we last appended; until then it may end anywhere."""
 
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)
+
     def append(self, drafts: Sequence[Draft]) -> list[Line]:
         """Append them, all or none; on return they are on disk, unless fsync is "never".
 
