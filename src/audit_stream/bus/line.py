@@ -68,9 +68,7 @@ class Line(NamedTuple):
 
     @property
     def content(self) -> Draft:
-        return Draft(
-            _value(self.timestamp), _value(self.sender), _value(self.to), _value(self.type), _value(self.message)
-        )
+        return Draft(_value(self.timestamp), _name(self.sender), _name(self.to), _name(self.type), _value(self.message))
 
     @property
     def is_own(self) -> bool:
@@ -85,14 +83,11 @@ class Line(NamedTuple):
 
     def text(self) -> bytes:
         """The line as it stands in the file, without its end."""
-        texts = self.timestamp, self.sender, self.to, self.type, self.message
+        texts: tuple[bytes, ...] = self[1:6]
         if _shows_otherwise(b"".join(texts)):
-            texts = tuple(map(_readable, texts))  # type: ignore[assignment]
-        signature = b',"key":"%b","mac":"%b"' % (self.key, self.mac) if self.key else b""
-        return (
-            b'{"v":1,"seq":%d,"timestamp":%b,"from":%b,"to":%b,"type":%b,"message":%b,"prev_hash":"%b","hash":"%b"%b}'
-            % (self.seq, *texts, self.prev_hash, self.hash, signature)
-        )
+            texts = tuple(map(_readable, texts))
+        at, sender, to, type_, said = texts
+        return _text(self.seq, at, sender, to, type_, said, *self[6:])
 
     def as_object(self) -> dict[str, Any]:
         """The line as a JSON object, its fields in order."""
@@ -103,15 +98,25 @@ class Line(NamedTuple):
 def link(drafts: Sequence[Draft], head: Head, key: Key | None) -> list[Line]:
     """Make the lines that follow `head`. Raises ValueError for what has no canonical form."""
     lines = []
-    seq, prev = head
-    key_id = key.id.encode() if key else b""
-    for timestamp, sender, to, type_, message in drafts:
-        seq += 1
-        texts = canonical(timestamp), canonical(sender), canonical(to), canonical(type_), canonical(message)
-        hash_ = _hash(seq, *texts, prev, key_id)
-        lines.append(Line(seq, *texts, prev, hash_, key_id, _mac(key, hash_) if key else b""))
-        prev = hash_
+    for draft in drafts:
+        sender, to, type_ = _ends(draft.from_id, draft.to_id, draft.msg_type)
+        texts = canonical(draft.timestamp), sender, to, type_, canonical(draft.message)
+        seal = _seal(head.event_id + 1, *texts, head.hash, key)
+        lines.append(Line(head.event_id + 1, *texts, *seal))
+        head = Head(head.event_id + 1, seal[1])
     return lines
+
+
+def written(draft: Draft, head: Head, key: Key | None) -> tuple[bytes, Head]:
+    """The text of the one line that follows `head`, and the new head: what `link` gives, for who is in a hurry."""
+    timestamp, from_id, to_id, msg_type, message = draft
+    seq, prev = head[0] + 1, head[1]
+    sender, to, type_ = _ends(from_id, to_id, msg_type)
+    said, at = canonical(message), canonical(timestamp)
+    seal = _seal(seq, at, sender, to, type_, said, prev, key)
+    if _shows_otherwise(said) or _shows_otherwise(sender + to + type_ + at):
+        at, sender, to, type_, said = map(_readable, (at, sender, to, type_, said))
+    return _text(seq, at, sender, to, type_, said, *seal), Head(seq, seal[1])
 
 
 def parse(text: bytes) -> Line:
@@ -175,23 +180,26 @@ _HIDDEN = re.compile("[\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u20
 def canonical(value: Message) -> bytes:
     """The canonical JSON text. Raises ValueError for NaN, and for what is not UTF-8."""
     if type(value) is str:
-        return _short(value) if len(value) < 24 else _string(value)
+        if not value.isascii():
+            value.encode()  # a lone surrogate has no UTF-8
+        return _quoted(value).encode()
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def _string(value: str) -> bytes:
-    if not value.isascii():
-        value.encode()  # a lone surrogate has no UTF-8
-    return _quoted(value).encode()
-
-
 _quoted = json.JSONEncoder().encode
-# Names and types repeat.
-_short = lru_cache(maxsize=4096)(_string)
+
+
+@lru_cache(maxsize=1024)
+def _ends(from_id: str, to_id: str, msg_type: str) -> tuple[bytes, bytes, bytes]:
+    # The same over and over.
+    return canonical(from_id), canonical(to_id), canonical(msg_type)
 
 
 def _value(text: bytes) -> Any:
     return json.loads(text) if b"\\" in text or text[:1] != b'"' else text[1:-1].decode()
+
+
+_name = lru_cache(maxsize=4096)(_value)  # names and types repeat
 
 
 def _shows_otherwise(text: bytes) -> bool:
@@ -225,3 +233,33 @@ def _hash(
 
 def _mac(key: Key, hash_: bytes) -> bytes:
     return hmac.digest(key.secret, hash_, "sha256").hex().encode()
+
+
+def _seal(
+    seq: int, timestamp: bytes, sender: bytes, to: bytes, type_: bytes, message: bytes, prev: bytes, key: Key | None
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """`prev_hash`, `hash`, `key` and `mac`."""
+    if not key:
+        return prev, _hash(seq, timestamp, sender, to, type_, message, prev, b""), b"", b""
+    key_id = key.id.encode()
+    hash_ = _hash(seq, timestamp, sender, to, type_, message, prev, key_id)
+    return prev, hash_, key_id, _mac(key, hash_)
+
+
+def _text(
+    seq: int,
+    timestamp: bytes,
+    sender: bytes,
+    to: bytes,
+    type_: bytes,
+    message: bytes,
+    prev: bytes,
+    hash_: bytes,
+    key: bytes,
+    mac: bytes,
+) -> bytes:
+    signature = b',"key":"%b","mac":"%b"' % (key, mac) if key else b""
+    return (
+        b'{"v":1,"seq":%d,"timestamp":%b,"from":%b,"to":%b,"type":%b,"message":%b,"prev_hash":"%b","hash":"%b"%b}'
+        % (seq, timestamp, sender, to, type_, message, prev, hash_, signature)
+    )

@@ -24,7 +24,7 @@ from typing import Literal
 from uuid import uuid4
 
 from audit_stream.bus.keys import Key
-from audit_stream.bus.line import CONTINUED, OPENING, TORN, Draft, Line, link, parse
+from audit_stream.bus.line import CONTINUED, OPENING, TORN, Draft, link, parse, written
 from audit_stream.chain import START, Head
 from audit_stream.errors import ChainBroken, Misconfigured
 
@@ -33,6 +33,17 @@ Fsync = Literal["always", "never"]
 OWN_ID = "audit-stream"
 MAX_LINE_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 8 * 1024
+
+_generation = 0
+"""How often this process was forked off."""
+
+
+def _forked() -> None:
+    global _generation
+    _generation += 1
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 class Log:
@@ -52,7 +63,7 @@ class Log:
         self.path = Path(path).absolute()
         self._name = str(self.path)
         self._sync, self._key, self._opening = fsync == "always", key, opening
-        self._threads, self._pid = threading.Lock(), os.getpid()
+        self._threads, self._generation = threading.Lock(), _generation
         self._fd, self._identity = -1, (0, 0)
         self._size, self._head = 0, START
         """Where the file ended when we last appended; until then it may end anywhere."""
@@ -61,7 +72,7 @@ class Log:
         if getattr(self, "_fd", -1) >= 0:
             os.close(self._fd)
 
-    def append(self, drafts: Sequence[Draft]) -> list[Line]:
+    def append(self, drafts: Sequence[Draft]) -> None:
         """Append them, all or none; on return they are on disk, unless fsync is "never".
 
         Raises OSError when the disk does not take them, ValueError for what has no canonical form,
@@ -73,11 +84,12 @@ class Log:
                 head = self._end(fd)
                 if self._opening and head == START:
                     drafts = [self._opening(), *drafts]
-                lines = link(drafts, head, self._key)
-                self._write(fd, b"".join([b"%b\n" % line.text() for line in lines]))
-                if lines:
-                    self._head = Head(lines[-1].seq, lines[-1].hash)
-                return lines
+                text = b""
+                for draft in drafts:
+                    line, head = written(draft, head, self._key)
+                    text += line + b"\n"
+                self._write(fd, text)
+                self._head = head
             finally:
                 fcntl.flock(fd, fcntl.LOCK_UN)
 
@@ -123,9 +135,9 @@ class Log:
     # --- the lock
 
     def _alone(self) -> threading.Lock:
-        if self._pid != os.getpid():
+        if self._generation != _generation:
             # A forked child has its parent's file, and with it the parent's locks.
-            self._threads, self._pid = threading.Lock(), os.getpid()
+            self._threads, self._generation = threading.Lock(), _generation
             self._close()
         return self._threads
 

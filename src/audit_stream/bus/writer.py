@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,15 +89,21 @@ class BusWriter:
         """
         if isinstance(timestamp, datetime):
             timestamp = timestamp.isoformat()
-        draft = Draft(now() if timestamp is None else timestamp, from_id, to_id, msg_type, message)
-        _check_text(draft)
+        if not (type(from_id) is type(to_id) is type(msg_type) is type(message) is str):
+            _check_types(from_id, to_id, msg_type, message)
+        if validate:
+            _check_ids(from_id, to_id, msg_type)
+            _check_message(message)
+            if timestamp is not None:
+                _check_timestamp(timestamp)
         if msg_type.startswith(OWN):
             raise Unpostable(f"msg_type: {OWN!r} begins the types of the log's own lines", field="msg_type")
-        if validate:
-            _check(draft, stamped=timestamp is not None)
+        draft = Draft(now() if timestamp is None else timestamp, from_id, to_id, msg_type, message)
         if not self._keys and self._policy:
             self._unsigned(f"the message of {from_id!r} is not signed")
-        self._log.append([draft])
+        if not (message.isascii() and from_id.isascii() and to_id.isascii() and msg_type.isascii()):
+            _check_utf8(draft)
+        self._log.append((draft,))
 
     def append(self, agent: str, action: str, resource: str, *, to_id: str = "all") -> None:
         """Post that `agent` did `action` to `resource`, as type LOG."""
@@ -189,28 +196,14 @@ def _at(message: Message, otherwise: datetime) -> datetime:
 # --- what can be posted
 
 
-def _check_text(draft: Draft) -> None:
-    for value in draft:
-        if type(value) is not str or not value.isascii():
-            break
-    else:
-        return
-    for name, value in zip(Draft._fields, draft, strict=True):
+def _check_types(*values: object) -> None:
+    for name, value in zip(("from_id", "to_id", "msg_type", "message"), values, strict=True):
         if not isinstance(value, str):
             raise Unpostable(f"{name}: it is {type(value).__name__}, and has to be text", field=name)
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise Unpostable(f"{name}: a lone surrogate has no UTF-8 form", field=name) from error
 
 
-def _check(draft: Draft, *, stamped: bool) -> None:
-    timestamp, from_id, to_id, msg_type, message = draft
-    if stamped:
-        try:
-            check_timestamp(timestamp, field="timestamp")
-        except Refused as refused:
-            raise Unpostable(str(refused), field="timestamp") from refused
+@lru_cache(maxsize=1024)
+def _check_ids(from_id: str, to_id: str, msg_type: str) -> None:
     for name, text in (("from_id", from_id), ("to_id", to_id), ("msg_type", msg_type)):
         if not text or text.isspace():
             raise Unpostable(f"{name}: it is empty", field=name)
@@ -218,11 +211,30 @@ def _check(draft: Draft, *, stamped: bool) -> None:
             raise Unpostable(f"{name}: it holds a NUL byte", field=name)
         if len(text) > MAX_ID_LENGTH:
             raise Unpostable(f"{name}: it has {len(text)} characters, and {MAX_ID_LENGTH} is the limit", field=name)
-    text = str(message)
+
+
+def _check_message(text: str) -> None:
     if not text:
         raise Unpostable("message: it is empty", field="message")
     if "\0" in text:
         raise Unpostable("message: it holds a NUL byte", field="message")
     # A character has four bytes at most.
-    if len(text) > MAX_MESSAGE_BYTES // 4 and (size := len(text.encode())) > MAX_MESSAGE_BYTES:
-        raise Unpostable(f"message: it has {size} bytes, and {MAX_MESSAGE_BYTES} is the limit", field="message")
+    if len(text) > MAX_MESSAGE_BYTES // 4:
+        size = len(text.encode(errors="surrogatepass"))
+        if size > MAX_MESSAGE_BYTES:
+            raise Unpostable(f"message: it has {size} bytes, and {MAX_MESSAGE_BYTES} is the limit", field="message")
+
+
+def _check_timestamp(text: str) -> None:
+    try:
+        check_timestamp(text, field="timestamp")
+    except Refused as refused:
+        raise Unpostable(str(refused), field="timestamp") from refused
+
+
+def _check_utf8(draft: Draft) -> None:
+    for name, value in zip(Draft._fields, draft, strict=True):
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise Unpostable(f"{name}: a lone surrogate has no UTF-8 form", field=name) from error
