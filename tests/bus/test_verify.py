@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from audit_stream.bus import BusWriter, Keyring, PolicyLevel, verify
+from audit_stream.bus.__main__ import main
 from audit_stream.bus.keys import Key
 from audit_stream.bus.line import Draft, Line, link, parse
 from audit_stream.chain import START, Head
@@ -160,3 +161,31 @@ def test_files_in_another_order_or_one_missing_are_found(path: Path, order: tupl
     assert not verdict.valid
     assert verdict.file == str(files[order[1]])
     assert why in str(verdict.reason)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["{path}"], 0, "intact  9 lines"),
+        (["{path}", "--key", "{keys}"], 0, "signed    9, checked"),
+        (["{path}", "--expect", "9:{hash}"], 0, "the expected line holds"),
+        (["{path}", "--expect", "8:{hash}"], 1, "the expected line does not hold"),
+        (["{path}", "{path}"], 1, "line 1: seq should be 10, got 1"),
+        (["nowhere"], 2, "cannot tell: nowhere cannot be read: No such file"),
+        (["{path}", "--key", "{path}"], 2, "cannot tell: key: "),
+    ],
+)
+def test_the_module_says_the_same_where_nothing_else_is_installed(
+    path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "keys").write_text(f"k:{KEY.secret.hex()}")
+    known = {"path": path, "keys": tmp_path / "keys", "hash": verify([path]).head.hash.decode()}
+    assert main([argument.format(**known) for argument in arguments]) == code
+    out, err = capsys.readouterr()
+    assert said in out + err
+
+
+def test_the_module_refuses_an_expectation_that_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["bus.jsonl", "--expect", "9"])
+    assert "write it as SEQ:HASH" in capsys.readouterr().err

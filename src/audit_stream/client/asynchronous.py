@@ -148,10 +148,6 @@ class AsyncAuditClient:
             raise Misconfigured("this client has no spool")
         return await self._draining.drain({})
 
-    def pause_s(self) -> float:
-        """How long to wait until it is worth asking a server again that was away at the last `drain`."""
-        return self._draining.pause_s() if self._draining else 0
-
     async def _append(self, events: Sequence[Outgoing]) -> Sequence[Receipt]:
         return await (self._send(events) if self._spooled is None else self._spooled.append(events))
 

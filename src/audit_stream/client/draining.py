@@ -90,10 +90,6 @@ class Draining:
             self._away, self._not_before = None, 0.0
             return Drained(stored=stored, refused=refused, left=0, reason=None)
 
-    def pause_s(self) -> float:
-        """How long to wait until it is worth asking again."""
-        return max(0.0, self._not_before - time.monotonic())
-
     async def _settle_old_doubts(self) -> None:
         """What was sent without an answer so long ago that its keys may be forgotten is looked for in the chain."""
         asked_at = self._backlog.asked_at()
@@ -128,7 +124,8 @@ class Draining:
     async def _drained(self, stored: int, refused: int, reason: str) -> Drained:
         left = await self._http.wire.blocking(self._backlog.left)
         log.info("%d entries wait in %s: %s", left, self._backlog.path, reason)
-        return Drained(stored=stored, refused=refused, left=left, reason=reason)
+        retry_in_s = max(0.0, self._not_before - time.monotonic())
+        return Drained(stored=stored, refused=refused, left=left, reason=reason, retry_in_s=retry_in_s)
 
     def _words(self, answer: Answer) -> str:
         return str(answer.problem.get("detail") or f"{self._http.server} answered {answer.status}")

@@ -69,9 +69,6 @@ class AuditClient:
     def drain(self) -> Drained:
         return run(self._client.drain())
 
-    def pause_s(self) -> float:
-        return self._client.pause_s()
-
     def get(self, event_id: int) -> Event | None:
         return run(self._client.get(event_id))
 

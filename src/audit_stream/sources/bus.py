@@ -75,7 +75,7 @@ class Relay:
             drained = self.once()
             if drained.stored or drained.refused or drained.reason:
                 tell(drained)
-            self._stopped.wait(max(POLL_S, self._client.pause_s()))
+            self._stopped.wait(max(POLL_S, drained.retry_in_s))
 
     def once(self) -> Drained:
         """Relay what is there now. Raises as `run` does."""
