@@ -1,6 +1,8 @@
 """The relay: every line of a log becomes one event, through kills, rotation, and days without a server."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,10 +13,12 @@ from typing import Any
 import pytest
 
 from audit_stream.bus import BusWriter, verify
-from audit_stream.bus.line import from_object
+from audit_stream.bus.backlog import Backlog
+from audit_stream.bus.line import Line, from_object
 from audit_stream.chain import GENESIS
 from audit_stream.client import Drained
 from audit_stream.errors import ChainBroken, Misconfigured
+from audit_stream.sources import bus as sources_bus
 from audit_stream.sources.bus import Mapped, Relay
 from tests.client.front import front_of
 from tests.harness import ServerProcess, clean_environ
@@ -156,6 +160,49 @@ def test_a_relay_that_is_killed_before_its_cursor_moves_stores_nothing_twice(
     post(path, 10)
     relay(path, spine.url)
     assert [event["payload"]["message"] for event in new_events()] == list(map(str, range(11)))
+
+
+def test_a_full_disk_is_waited_out_and_nothing_is_stored_twice(
+    spine: ServerProcess, new_events: Events, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def told(drained: Drained) -> None:
+        seen.append(drained)
+        monkeypatch.undo()  # somebody made room
+        if drained.stored:
+            relaying.stop()
+
+    seen: list[Drained] = []
+    post(path, 1, 2)
+    monkeypatch.setattr(sources_bus, "DISK_S", 0)
+    relaying = Relay(path, spine.url, mapped=Mapped().request_of)
+    monkeypatch.setattr(os, "fsync", full)
+    relaying.run(told)
+    relaying.close()
+    assert ["No space left" in str(drained.reason) for drained in seen] == [True, False]
+    assert (seen[0].left, seen[1].stored) == (2, 2)
+    assert len(new_events()) == 2
+
+
+def test_what_waits_is_counted_on_and_not_from_the_start_again(path: Path) -> None:
+    read: list[int] = []
+
+    def count(line: Line) -> bytes:
+        read.append(line.seq)
+        return b"{}"
+
+    backlog = Backlog(path, count)
+    post(path, 1, 2)
+    assert backlog.left() == 2
+    post(path, 3)
+    assert backlog.left() == backlog.left() == 3
+    assert read == [1, 2, 3]
+    backlog.advance(backlog.peek(count=1, size_bytes=1)[0])
+    assert backlog.left() == 2
+    quick(path).rotate()
+    assert backlog.left() == 3
 
 
 # --- rotation

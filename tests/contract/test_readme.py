@@ -127,7 +127,7 @@ def test_a_bus_on_a_memory_stick_comes_to_a_verdict_in_two_commands(tmp_path: Pa
         return done.returncode, done.stdout
 
     head = BusWriter(tmp_path / "agent.jsonl").head()
-    assert verdict() == (0, f"intact  1 lines\n  head      #1\n  hash      {head.hash.decode()}\n")
+    assert verdict() == (0, f"intact  1 line\n  head      #1\n  hash      {head.hash.decode()}\n")
     lines = (tmp_path / "agent.jsonl").read_bytes()
     (tmp_path / "agent.jsonl").write_bytes(lines.replace(b"Starting", b"Finished"))
     code, said = verdict()

@@ -29,9 +29,9 @@ def main(arguments: Sequence[str]) -> int:
         print(f"cannot tell: {error}", file=sys.stderr)
         return CANNOT_TELL
     if verdict.valid:
-        print(f"intact  {verdict.checked} lines")
+        print(f"intact  {_lines(verdict.checked)}")
     else:
-        print(f"broken at {verdict.file}, {_plain(str(verdict.reason))}\n  {verdict.checked} lines held before it")
+        print(f"broken at {verdict.file}, {_plain(str(verdict.reason))}\n  {_lines(verdict.checked)} held before it")
     _tell(verdict, checked=keys is not None)
     holds = not options.expect or verdict.hashes.get(seq) == hash_
     if options.expect:
@@ -63,6 +63,10 @@ def _line(text: str) -> tuple[int, str]:
     if not match:
         raise argparse.ArgumentTypeError("write it as SEQ:HASH, a number and 64 hex digits")
     return int(match.group(1)), match.group(2)
+
+
+def _lines(count: int) -> str:
+    return f"{count} line{'' if count == 1 else 's'}"
 
 
 def _plain(text: str) -> str:

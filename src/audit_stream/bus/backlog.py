@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from audit_stream.bus.following import Follower, Place, Step
+from audit_stream.bus.following import Follower, Place, Step, identity
 from audit_stream.bus.line import Line
 from audit_stream.errors import Misconfigured
 
@@ -45,6 +45,8 @@ class Backlog:
             self.path.with_name(self.path.name + suffix) for suffix in (".refused", ".cursor", ".lock")
         )
         self._request_of = request_of
+        self._counted: tuple[tuple[Place | None, str], Follower] | None = None
+        self._waiting = 0
         self.seen_bytes = 0
         """How far into the file the last `peek` has come."""
         self._prepare()
@@ -130,11 +132,14 @@ class Backlog:
         self.advance(entry)
 
     def left(self) -> int:
-        """How many entries wait."""
-        follower, left = Follower(self.path, self._place()), 0
-        while steps := follower.read(count=1_000, size_bytes=1 << 20):
-            left += sum(1 for step in steps if self._entry(step))
-        return left
+        """How many entries wait. Counts on from where it was, as long as the cursor has not moved."""
+        at = self._place(), identity(self.path)
+        if self._counted is None or self._counted[0] != at:
+            self._counted = at, Follower(self.path, at[0])
+            self._waiting = 0
+        while steps := self._counted[1].read(count=1_000, size_bytes=1 << 20):
+            self._waiting += sum(1 for step in steps if self._entry(step))
+        return self._waiting
 
     # --- the cursor
 

@@ -20,6 +20,8 @@ from audit_stream.event import MAX_SOURCE_LENGTH
 from audit_stream.timestamps import check_timestamp
 
 POLL_S = 0.25
+DISK_S = 5.0
+"""Between attempts while the disk does not do its part."""
 
 
 class Mapped(NamedTuple):
@@ -69,16 +71,20 @@ class Relay:
     def run(self, tell: Callable[[Drained], None]) -> None:
         """Relay until `stop` is called; `tell` is told of each round that did something, or could not.
 
-        Raises ChainBroken when lines between are missing, OSError and Misconfigured when the cursor cannot be kept.
+        A server that is away and a full disk are waited out. Raises ChainBroken when lines between are missing,
+        Misconfigured when the cursor is damaged.
         """
         while not self._stopped.is_set():
-            drained = self.once()
+            try:
+                drained = self.once()
+            except OSError as error:
+                drained = Drained(stored=0, refused=0, left=self._backlog.left(), reason=str(error), retry_in_s=DISK_S)
             if drained.stored or drained.refused or drained.reason:
                 tell(drained)
             self._stopped.wait(max(POLL_S, drained.retry_in_s))
 
     def once(self) -> Drained:
-        """Relay what is there now. Raises as `run` does."""
+        """Relay what is there now. Raises as `run` does, and OSError when the cursor cannot be kept."""
         return self._client.drain()
 
     def stop(self) -> None:

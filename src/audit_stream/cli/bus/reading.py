@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import rich_click as click
@@ -18,6 +19,9 @@ from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option
 from audit_stream.cli.output import console, facts_table, kind_style, printable, tell, wants_json, write_lines
 from audit_stream.cli.tail import end_with_reader
+
+if TYPE_CHECKING:
+    from audit_stream.bus.following import Follower
 
 POLL_S = 0.2
 BATCH = 1_000
@@ -53,24 +57,27 @@ def tail(
     from audit_stream.bus.following import Follower
 
     wanted, follower = Wanted(actor, to, type_, since, until), Follower(file)
-    if not from_start:
-        follower.begin_here()
     end_with_reader()
-    shown = 0
     try:
-        while limit is None or shown < limit:
-            steps = follower.read(count=BATCH, size_bytes=1 << 20)
-            if not steps:
-                time.sleep(POLL_S)
-                continue
-            for step in steps:
-                if not step.line:
-                    tell(f"line {step.raw.number} is left out: {step.trouble}")
-                elif wanted.takes(step.line.content) and (limit is None or shown < limit):
-                    _show([Found(step.line.seq, step.raw.text, step.line.content)], as_json)
-                    shown += 1
+        with _readable(file):
+            if not from_start:
+                follower.begin_here()
+            for found in islice(_followed(follower, wanted), limit):
+                _show(found, as_json)
     except KeyboardInterrupt:
         pass
+
+
+def _followed(follower: "Follower", wanted: Wanted) -> Iterator[Found]:
+    while True:
+        steps = follower.read(count=BATCH, size_bytes=1 << 20)
+        for step in steps:
+            if not step.line:
+                tell(f"line {step.raw.number} is left out: {step.trouble}")
+            elif wanted.takes(step.line.content):
+                yield Found(step.line.seq, step.raw.text, step.line.content)
+        if not steps:
+            time.sleep(POLL_S)
 
 
 @click.command()
@@ -97,7 +104,7 @@ def query(
         any_found = False
         for message in found if limit is None else deque(found, maxlen=limit):
             any_found = True
-            _show([message], as_json)
+            _show(message, as_json)
     if not any_found and not wants_json(as_json):
         tell("no such messages")
 
@@ -185,19 +192,19 @@ def _readable(path: Path) -> Iterator[None]:
         raise Failed(f"{path} cannot be read: {error.strerror or error}", exit_code=2) from error
 
 
-def _show(found: list[Found], as_json: bool) -> None:
+def _show(found: Found, as_json: bool) -> None:
     if wants_json(as_json):
-        write_lines([message.text for message in found])
+        write_lines([found.text])
         return
     out = console()
-    for seq, _, (timestamp, from_id, to_id, type_, message), *_ in found:
-        text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
-        line = Text.assemble(
-            ("" if seq is None else f"#{seq}".ljust(7), "bold"),
-            (f" {printable(timestamp)[:19]} ", "dim"),
-            (f" {printable(type_).ljust(12)} ", kind_style(type_)),
-            f" {printable(from_id)} → {printable(to_id)}  ",
-            (printable(text).replace("\n", "⏎"), "dim"),
-        )
-        line.truncate(out.width, overflow="ellipsis")
-        out.print(line)
+    timestamp, from_id, to_id, type_, message = found.content
+    text = message if isinstance(message, str) else msgspec.json.encode(message).decode()
+    line = Text.assemble(
+        ("" if found.seq is None else f"#{found.seq}".ljust(7), "bold"),
+        (f" {printable(timestamp)[:19]} ", "dim"),
+        (f" {printable(type_).ljust(12)} ", kind_style(type_)),
+        f" {printable(from_id)} → {printable(to_id)}  ",
+        (printable(text).replace("\n", "⏎"), "dim"),
+    )
+    line.truncate(out.width, overflow="ellipsis")
+    out.print(line)

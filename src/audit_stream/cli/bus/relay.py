@@ -9,6 +9,7 @@ import rich_click as click
 from rich.text import Text
 
 from audit_stream.cli.bus.options import bus_argument
+from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option, url_option
 from audit_stream.cli.output import console, printable, wants_json, write_lines
 
@@ -43,7 +44,10 @@ def relay(
 
     try:
         if once:
-            drained = relaying.once()
+            try:
+                drained = relaying.once()
+            except OSError as error:
+                raise Failed(f"{error.filename or file} cannot be kept: {error.strerror or error}") from error
             say(drained)
             return int(bool(drained.refused or drained.left))
         for number in (signal.SIGTERM, signal.SIGINT):
