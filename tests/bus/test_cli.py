@@ -209,6 +209,10 @@ def test_a_tsv_of_the_published_bus_is_read_and_converted_with_nothing_lost(path
     tsv.write_bytes(TSV)
     done = typed("bus", "query", tsv, "--actor", "b")
     assert [line["message"] for line in done.lines()] == ["x\tyé"]
+    done = typed("bus", "verify", tsv)
+    assert (done.code, "is a .tsv file, which has no chain; `audit-stream bus convert`" in done.err) == (2, True)
+    done = typed("bus", "post", tsv, "x", "--from", "a")
+    assert (done.code, "`audit-stream bus convert` makes one of a .tsv file" in done.err) == (2, True)
     assert typed("bus", "stats", tsv).json()["types"] == {"STATUS": 1, "LOG": 1}
     done = typed("bus", "convert", tsv, path)
     assert (done.code, done.json()["messages"], done.json()["torn"]) == (0, 2, 1)

@@ -69,7 +69,9 @@ def test_the_characters_that_the_format_page_names_are_those_that_are_hidden() -
     for first, last in re.findall(r"U\+([0-9A-F]{4})(?: to U\+([0-9A-F]{4}))?", text.partition("U+0020, ")[2]):
         named |= set(range(int(first, 16), int(last or first, 16) + 1))
     plain = VECTORS["lines"][0]["line"]
-    for code in (*range(0x20, 0x3000), *range(0xE000, 0x10000)):
+    # Where it begins to be hidden and where it ends, and all of the first page.
+    edges = {code for code in range(1, 0xFFFF) if (code in named) != (code - 1 in named)}
+    for code in sorted({*range(0x20, 0x100), *edges, *(edge - 1 for edge in edges), 0xFFFE, 0xFFFF}):
         # In the one form or the other, but never in both.
         raw, escaped = (plain.replace("Starting task", found) for found in (chr(code), f"\\u{code:04x}"))
         if chr(code) not in '"\\':

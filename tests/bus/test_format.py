@@ -82,10 +82,10 @@ def test_any_text_comes_back_as_it_was_given(from_id: str, to_id: str, type_: st
         (PLAIN.replace(b"Starting", b"\\ud800"), "UTF-8"),
         (PLAIN.replace(b"Starting", b"\xff"), "UTF-8"),
         (PLAIN.replace(b'"Starting task"', b'{"a":' * 5000 + b"1" + b"}" * 5000), "too deep"),
-        (PLAIN[:-1], "delimiter"),
+        (PLAIN[:-1], "it is not JSON: .* delimiter"),
         (b"[]", "not those of a line"),
         (b"null", "not those of a line"),
-        (b"", "Expecting value"),
+        (b"", "it is not JSON"),
     ],
 )
 def test_what_no_writer_wrote_is_refused(text: bytes, why: str) -> None:

@@ -156,6 +156,8 @@ def _parse_any(text: bytes) -> Line:
     try:
         line = from_object(json.loads(text.decode()))
         written = line.text()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error.msg} at character {error.pos + 1}") from error
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
     except UnicodeError as error:

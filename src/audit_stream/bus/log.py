@@ -227,10 +227,11 @@ class Log:
         self._size = size
         if size == 0:
             return START
-        first = os.pread(fd, len(OPENING), 0)
+        first = os.pread(fd, 4096, 0)
         whole, fragment = _last_line(fd, size)
         if not (first.startswith(OPENING) or (not whole and OPENING.startswith(first.rstrip(b"\0")))):
-            raise Misconfigured(f"{self.path} is no bus and stays as it is; choose another path")
+            what = "; `audit-stream bus convert` makes one of a .tsv file" if first.count(b"\t") >= 4 else ""
+            raise Misconfigured(f"{self.path} is no bus and stays as it is; choose another path{what}")
         if fragment:
             with suppress(ValueError):
                 line = parse(fragment)
