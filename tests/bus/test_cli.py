@@ -12,6 +12,7 @@ import pytest
 
 from audit_stream.bus import BusWriter, generate_secret, verify
 from tests.bus.typed import Typing
+from tests.client.front import front_of
 from tests.e2e.terminal import command, on_terminal, running
 from tests.harness import ServerProcess, clean_environ
 
@@ -284,6 +285,12 @@ def test_relay_follows_the_bus_until_sigterm(spine: ServerProcess, new_events: E
         relay.send_signal(signal.SIGTERM)
         assert relay.wait(30) == 0
     assert [event["payload"]["seq"] for event in new_events()] == [1, 2, 3]
+
+
+def test_a_token_that_is_given_goes_along(spine: ServerProcess, bus: BusWriter, typed: Typing) -> None:
+    with front_of(spine.url) as front:
+        typed("bus", "relay", bus.bus_path, "--url", front.url, "--once", "--token", "abc")
+        assert {seen.headers["authorization"] for seen in front.seen} == {"Bearer abc"}
 
 
 def test_the_help_of_bus_names_every_command(typed: Typing) -> None:

@@ -176,7 +176,7 @@ def test_a_full_disk_is_waited_out_and_nothing_is_stored_twice(
 
     seen: list[Drained] = []
     post(path, 1, 2)
-    monkeypatch.setattr(sources_bus, "DISK_S", 0)
+    monkeypatch.setattr(sources_bus, "STUCK_S", 0)
     relaying = Relay(path, spine.url, mapped=Mapped().request_of)
     monkeypatch.setattr(os, "fsync", full)
     relaying.run(told)

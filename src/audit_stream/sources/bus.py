@@ -20,8 +20,8 @@ from audit_stream.event import MAX_SOURCE_LENGTH
 from audit_stream.timestamps import check_timestamp
 
 POLL_S = 0.25
-DISK_S = 5.0
-"""Between attempts while the disk does not do its part."""
+STUCK_S = 5.0
+"""Between attempts while the disk does not do its part, or the server refuses whoever asks."""
 
 
 class Mapped(NamedTuple):
@@ -69,19 +69,21 @@ class Relay:
         self._stopped = threading.Event()
 
     def run(self, tell: Callable[[Drained], None]) -> None:
-        """Relay until `stop` is called; `tell` is told of each round that did something, or could not.
+        """Relay until `stop` is called; `tell` is told of each round that did something, and of each new reason not to.
 
         A server that is away and a full disk are waited out. Raises ChainBroken when lines between are missing,
         Misconfigured when the cursor is damaged.
         """
+        reason: str | None = None
         while not self._stopped.is_set():
             try:
                 drained = self.once()
             except OSError as error:
-                drained = Drained(stored=0, refused=0, left=self._backlog.left(), reason=str(error), retry_in_s=DISK_S)
-            if drained.stored or drained.refused or drained.reason:
+                drained = Drained(stored=0, refused=0, left=self._backlog.left(), reason=str(error))
+            if drained.stored or drained.refused or drained.reason not in (None, reason):
                 tell(drained)
-            self._stopped.wait(max(POLL_S, drained.retry_in_s))
+            reason = drained.reason
+            self._stopped.wait(drained.retry_in_s or (STUCK_S if reason else POLL_S))
 
     def once(self) -> Drained:
         """Relay what is there now. Raises as `run` does, and OSError when the cursor cannot be kept."""

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from audit_stream.cli.bus.options import bus_argument
 from audit_stream.cli.failures import Failed
-from audit_stream.cli.options import json_option, url_option
+from audit_stream.cli.options import given_token, json_option, url_option
 from audit_stream.cli.output import console, printable, wants_json, write_lines
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def relay(
     """
     from audit_stream.sources.bus import Mapped, Relay
 
-    relaying = Relay(file, url, mapped=Mapped(_kinds(mapping), kind, source).request_of)
+    relaying = Relay(file, url, mapped=Mapped(_kinds(mapping), kind, source).request_of, token=given_token())
 
     def say(drained: "Drained") -> None:
         _say(drained, file, as_json)
