@@ -11,6 +11,9 @@ from audit_stream.bus.reading import MAX_LINE_BYTES, Raw, lines_of, opened
 from audit_stream.chain import GENESIS
 from audit_stream.errors import ChainBroken
 
+_LOOK_BACK_BYTES = 1 << 20
+"""More than any line that was posted."""
+
 
 class Place(NamedTuple):
     """Behind a line, in whatever file that is by now."""
@@ -48,6 +51,9 @@ class Follower:
         while found:
             path, place = found
             steps = _steps(path, place, count, size_bytes)
+            if steps is None:
+                found = self._found()  # another file took its place just now
+                continue
             if steps:
                 self.place = steps[-1].after
                 return steps
@@ -57,13 +63,18 @@ class Follower:
 
     def begin_here(self) -> None:
         """Read only what is appended from now on."""
+        self.place = None
         try:
             with opened(self.path) as (file, size):
-                first = _first_of(file.readline()) if size else ""
-            for step in _steps(self.path, Place(first), None, size) if size else []:
+                place = Place(_first_of(file.readline(MAX_LINE_BYTES)))
+                if size > _LOOK_BACK_BYTES:
+                    file.seek(size - _LOOK_BACK_BYTES)
+                    file.readline()
+                    place = place._replace(offset=file.tell())
+            for step in _steps(self.path, place, None, size) or ():
                 self.place = step.after
         except FileNotFoundError:
-            self.place = None
+            pass  # it is not there yet, and all of it is new then
 
     def _found(self) -> tuple[Path, Place] | None:
         if self.place is None:
@@ -110,9 +121,12 @@ class Follower:
         return [self.path, *sorted(self.path.parent.glob(f"{self.path.name}?*"))]
 
 
-def _steps(path: Path, place: Place, count: int | None, size_bytes: int) -> list[Step]:
+def _steps(path: Path, place: Place, count: int | None, size_bytes: int) -> list[Step] | None:
+    """The lines behind the place; None when this is not the file that the place is in."""
     steps: list[Step] = []
     with opened(path) as (file, size):
+        if _first_of(file.readline(MAX_LINE_BYTES)) != place.first:
+            return None
         for step in _each(lines_of(file, size, start=place.offset), place):
             steps.append(step)
             if len(steps) == count or step.raw.end - place.offset >= size_bytes:
@@ -161,7 +175,7 @@ def _first_line(path: Path) -> Line | None:
 def _ends_with(path: Path, hash_: bytes) -> bool:
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - 512 * 1024))
+            file.seek(max(0, path.stat().st_size - _LOOK_BACK_BYTES))
             last = file.read().rstrip(b"\n").rpartition(b"\n")[2]
         return parse(last).hash == hash_
     except (OSError, ValueError):

@@ -210,18 +210,33 @@ class Log:
 
     def _end(self, fd: int) -> Head:
         size = os.lseek(fd, 0, os.SEEK_END)
-        if self._opening:
-            # Others may have emptied it, and filled it again to the same size.
-            self._head = self._read_end(fd, size)
-        elif size < self._size:
+        if size != self._size or self._opening:
+            # With an opening, others may have emptied it, and filled it again to the same size.
+            if not self._opening:
+                self._check_ours(fd, size)
+            ours = self._size
+            try:
+                self._head = self._read_end(fd, size)
+            except BaseException:
+                self._size = ours  # nothing is known of what is behind that
+                raise
+        return self._head
+
+    def _check_ours(self, fd: int, size: int) -> None:
+        """Raise ChainBroken unless what we saw last is still there, and others went on behind it."""
+        behind = os.pread(fd, MAX_LINE_BYTES, self._size) if 0 < self._size < size else b""
+        text, end, _ = behind.partition(b"\n")
+        try:
+            follows = not end or parse(text).prev_hash == self._head.hash
+        except ValueError:
+            follows = False
+        if size < self._size or not follows:
             raise ChainBroken(
-                f"{self.path} was cut: it ended with line {self._head.event_id} after {self._size} bytes, and has"
-                f" {size} now. Nothing is appended behind that: keep it as evidence, put it aside, begin anew",
+                f"{self.path} was cut: it ended with line {self._head.event_id} after {self._size} bytes, and"
+                f" {'was written anew there' if end else f'has {size} now'}. Nothing is appended behind that:"
+                " keep it as evidence, put it aside, begin anew",
                 at=self._head.event_id,
             )
-        elif size > self._size:
-            self._head = self._read_end(fd, size)
-        return self._head
 
     def _read_end(self, fd: int, size: int) -> Head:
         self._size = size
