@@ -14,25 +14,22 @@ line is on disk. Where a crash, a full disk or somebody else can leave the file,
 import fcntl
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
 from audit_stream.bus.keys import Key
 from audit_stream.bus.line import CONTINUED, OPENING, TORN, Draft, link, parse, written
+from audit_stream.bus.reading import MAX_LINE_BYTES, last_line
+from audit_stream.bus.stamp import now
 from audit_stream.chain import START, Head
 from audit_stream.errors import ChainBroken, Misconfigured
 
 Fsync = Literal["always", "never"]
 
 OWN_ID = "audit-stream"
-MAX_LINE_BYTES = 16 * 1024 * 1024
-_TAIL_BYTES = 8 * 1024
 
 _generation = 0
 """How often this process was forked off."""
@@ -243,7 +240,7 @@ class Log:
         if size == 0:
             return START
         first = os.pread(fd, 4096, 0)
-        whole, fragment = _last_line(fd, size)
+        whole, fragment = last_line(fd, size)
         if not (first.startswith(OPENING) or (not whole and OPENING.startswith(first.rstrip(b"\0")))):
             what = "; `audit-stream bus convert` makes one of a .tsv file" if first.count(b"\t") >= 4 else ""
             raise Misconfigured(f"{self.path} is no bus and stays as it is; choose another path{what}")
@@ -295,31 +292,6 @@ class Log:
 def own(type_: str, text: str) -> Draft:
     """A line of the log's own."""
     return Draft(now(), OWN_ID, "all", type_, text)
-
-
-def now() -> str:
-    """What `datetime.now(UTC).isoformat(timespec="microseconds")` gives, in a third of the time."""
-    second, ns = divmod(time.time_ns(), 1_000_000_000)
-    return f"{_second(second)}.{ns // 1000:06d}+00:00"
-
-
-@lru_cache(maxsize=2)
-def _second(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat()[:19]
-
-
-def _last_line(fd: int, size: int) -> tuple[bytes, bytes]:
-    """The last line that has an end, and what stands behind it."""
-    want = _TAIL_BYTES
-    while True:
-        at = max(0, size - want)
-        whole, end, fragment = os.pread(fd, size - at, at).rpartition(b"\n")
-        _, begins, last = whole.rpartition(b"\n")
-        if begins or not at:
-            return last if end else b"", fragment
-        if want > 2 * MAX_LINE_BYTES:
-            raise ChainBroken(f"its last line is longer than {MAX_LINE_BYTES} bytes", at=0)
-        want *= 4
 
 
 def _sync_directory(path: Path) -> None:

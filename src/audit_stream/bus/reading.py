@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from audit_stream.bus.line import Line, parse
+from audit_stream.errors import ChainBroken
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
+TAIL_BYTES = 8 * 1024
 
 log = logging.getLogger("audit_stream.bus")
 
@@ -79,3 +81,17 @@ def read_lines(path: str | os.PathLike[str]) -> Iterator[Line]:
             yield raw.read()
         except ValueError as error:
             log.warning("%s, line %d is left out: %s", path, raw.number, error)
+
+
+def last_line(fd: int, size: int) -> tuple[bytes, bytes]:
+    """The last line that has an end, and what stands behind it."""
+    want = TAIL_BYTES
+    while True:
+        at = max(0, size - want)
+        whole, end, fragment = os.pread(fd, size - at, at).rpartition(b"\n")
+        _, begins, last = whole.rpartition(b"\n")
+        if begins or not at:
+            return last if end else b"", fragment
+        if want > 2 * MAX_LINE_BYTES:
+            raise ChainBroken(f"its last line is longer than {MAX_LINE_BYTES} bytes", at=0)
+        want *= 4

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from audit_stream.bus.keys import Key, Keyring
 from audit_stream.bus.line import OWN, Draft, Line
-from audit_stream.bus.log import Fsync, Log, now
+from audit_stream.bus.log import Fsync, Log
 from audit_stream.bus.reading import read_lines
+from audit_stream.bus.stamp import now
 from audit_stream.bus.verifying import PolicyLevel, Verdict, verify
 from audit_stream.chain import Head
 from audit_stream.errors import Misconfigured, Refused, Unpostable

@@ -15,7 +15,8 @@ from uuid import uuid4
 from audit_stream.bus.backlog import Backlog, Entry
 from audit_stream.bus.following import Place, identity
 from audit_stream.bus.line import BEGUN, TORN, Draft, Line, canonical
-from audit_stream.bus.log import Log, now, own
+from audit_stream.bus.log import Log, own
+from audit_stream.bus.stamp import now
 from audit_stream.errors import ChainBroken, Misconfigured
 
 _TO = "audit-stream"
