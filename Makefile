@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export AUDIT_STREAM_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: run test test-browser faults lint format bench clean
+.PHONY: run test test-browser faults bus lint format bench clean
 
 # The environment is made again whenever what it is made from changes.
 $(VENV)/.run: pyproject.toml
@@ -30,6 +30,13 @@ test-browser: $(VENV)/.dev
 # Breaks everything, again and again: ARGS='--seed 7', '--injections 300', '--only "disk full"'. See docs/failures.md.
 faults: $(VENV)/.dev
 	@$(BIN)/python -m tests.faults.campaign $(ARGS)
+
+# The bus with 8 processes of 2,000 lines that are killed, and a file of 2 GB; `make test` does the same, smaller.
+bus: export AUDIT_STREAM_TEST_BUS_PROCESSES = 8
+bus: export AUDIT_STREAM_TEST_BUS_LINES = 2000
+bus: export AUDIT_STREAM_TEST_BUS_MB = 2000
+bus: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests/bus/test_log.py -n 0 $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

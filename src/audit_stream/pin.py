@@ -36,15 +36,15 @@ class Pin(NamedTuple):
     def __str__(self) -> str:
         return f"{self.event_id}:{self.hash}"
 
-    def contradiction(self, found: str | None, *, end: int) -> str | None:
+    def contradiction(self, found: str | None, *, end: int, what: str = "event") -> str | None:
         """Say what the chain, which ends at event `end` and has the hash `found` at ours, has against it."""
         if found == self.hash:
             return None
         if found is not None:
-            return f"event #{self.event_id} is not the pinned one: its hash is {found}"
+            return f"{what} #{self.event_id} is not the pinned one: its hash is {found}"
         if end < self.event_id:
-            return f"chain is shorter than the pinned head: it ends at event #{end}, and #{self.event_id} is pinned"
-        return f"event #{self.event_id} is not the pinned one: it is not there"
+            return f"chain is shorter than the pinned head: it ends at {what} #{end}, and #{self.event_id} is pinned"
+        return f"{what} #{self.event_id} is not the pinned one: it is not there"
 
 
 class PinFile:

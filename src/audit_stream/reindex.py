@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from audit_stream.chain import Event
 from audit_stream.errors import Pushback, Refused, Unreachable
-from audit_stream.event import instant
 from audit_stream.query import Pace
 from audit_stream.stream import Stream, Swap
+from audit_stream.timestamps import instant
 
 TIME_PAGE = 5_000
 LAST_STRETCH = 500

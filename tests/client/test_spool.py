@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from audit_stream.bus import verify
 from audit_stream.client import AuditClient, Event
 from audit_stream.client.spool import Spool
 from audit_stream.errors import Misconfigured, Refused, Unreachable
@@ -301,11 +302,80 @@ def test_an_event_that_is_kept_is_not_said_to_be_lost_when_the_drain_fails(serve
 
 def test_a_copy_of_the_spool_can_be_appended_by_hand(server: ServerProcess, path: Path) -> None:
     fill(path, 1, 2)
-    lines = b"".join(path.read_bytes().splitlines(keepends=True)[1:])
-    assert server.client.post(
-        "/events/batch", content=lines, headers={"Content-Type": "application/x-ndjson"}
-    ).is_success
+    events = [json.loads(line)["message"] for line in path.read_text().splitlines()[1:]]
+    assert server.post_batch(events).is_success
     assert numbers_in(server) == [1, 2]
+
+
+def test_what_waits_can_be_verified_as_any_bus(path: Path) -> None:
+    fill(path, 1, 2)
+    assert (verify([path]).valid, verify([path]).checked) == (True, 3)
+    path.write_bytes(path.read_bytes().replace(b'{"n":1}', b'{"n":7}'))
+    assert verify([path]).line == 2
+
+
+def test_a_line_that_was_changed_is_put_aside_and_blocks_nobody(server: ServerProcess, path: Path) -> None:
+    fill(path, 1, 2, 3)
+    path.write_bytes(path.read_bytes().replace(b'{"n":2}', b'{"n":7}'))
+    with client_of(server.url, path) as client:
+        drained = client.drain()
+    assert (drained.stored, drained.refused) == (2, 1)
+    assert numbers_in(server) == [1, 3]
+    assert refused_in(path)[0]["reason"] == "hash mismatch"
+
+
+def test_two_clients_fill_and_drain_one_spool_in_turn(server: ServerProcess, path: Path) -> None:
+    # Both fillings have the same size, so that it alone does not tell them apart.
+    with client_of(NOWHERE, path) as away, client_of(server.url, path) as there:
+        for number in range(1, 6):
+            spooled(away.append("other", "tests", {"n": number}))
+            assert verify([path]).valid
+            assert there.drain().stored == 1
+    assert numbers_in(server) == [1, 2, 3, 4, 5]
+
+
+# --- a spool of the former format
+
+
+def former(path: Path, *, settled: int = 0) -> list[bytes]:
+    """As audit-stream 0.2.0 has left it: a header, one request a line, and a cursor behind what was appended."""
+    header = b'{"audit_stream_spool":1,"id":"0123456789abcdef"}\n'
+    lines = [
+        b'{"kind":"other","source":"s","payload":{"n":%d},"timestamp":"2026-01-01T00:00:0%dZ","idempotency_key":"k%d"}\n'
+        % (number, number, number)
+        for number in range(4)
+    ]
+    path.write_bytes(header + b"".join(lines))
+    if settled:
+        offset = len(header) + sum(map(len, lines[:settled]))
+        cursor = {"filling": header.decode().strip(), "offset": offset}
+        Path(f"{path}.cursor").write_text(json.dumps(cursor))
+    return lines
+
+
+def test_a_spool_of_the_former_format_is_drained_from_where_it_was(server: ServerProcess, path: Path) -> None:
+    former(path, settled=1)
+    with path.open("ab") as file:
+        file.write(b'{"kind":"oth')  # a crash cut it short
+    with client_of(NOWHERE, path) as client:
+        spooled(client.append("other", "tests", {"n": 4}))
+    with client_of(server.url, path) as client:
+        drained = client.drain()
+    assert (drained.stored, drained.refused, drained.left) == (4, 1, 0)
+    assert numbers_in(server) == [1, 2, 3, 4]
+    assert refused_in(path)[0]["event"] == '{"kind":"oth'
+    # Under the keys they had: what had been sent before is not stored twice.
+    replay = server.client.post("/events", content=former(path)[2], headers={"Content-Type": "application/json"})
+    assert replay.headers["Idempotent-Replayed"] == "true"
+
+
+def test_a_damaged_cursor_of_the_former_format_is_told_and_nothing_is_changed(path: Path) -> None:
+    former(path, settled=1)
+    before = path.read_bytes()
+    Path(f"{path}.cursor").write_text("{")
+    with pytest.raises(Misconfigured, match=r"spool: .*cursor is damaged"):
+        AuditClient(NOWHERE, spool=path)
+    assert path.read_bytes() == before
 
 
 def test_without_a_spool_there_is_nothing_to_drain() -> None:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from audit_stream.bus import BusWriter
+from audit_stream.bus.keys import KEY, KEY_FILE
 from audit_stream.kinds import BUILT_IN
 from audit_stream.server.routes import ENDPOINTS, ROUTES
 from audit_stream.settings import VARIABLES
@@ -32,7 +34,7 @@ def test_the_table_of_settings_is_the_code_s() -> None:
 
 def test_every_environment_variable_named_in_the_readme_exists() -> None:
     named = set(re.findall(r"\bAUDIT_STREAM_[A-Z_]+\b", README))
-    assert named <= set(VARIABLES) | {"AUDIT_STREAM_URL", "AUDIT_STREAM_TOKEN"}
+    assert named <= set(VARIABLES) | {"AUDIT_STREAM_URL", "AUDIT_STREAM_TOKEN", KEY, KEY_FILE}
 
 
 def test_the_table_of_endpoints_is_the_code_s() -> None:
@@ -109,6 +111,30 @@ def test_chain_py_verifies_an_export_as_the_readme_shows(server: ServerProcess, 
     assert said.startswith("Verdict(valid=True, checked=5,")
 
 
+def test_a_bus_on_a_memory_stick_comes_to_a_verdict_in_two_commands(tmp_path: Path) -> None:
+    text = section("The bus: a log on a machine that sees no network")
+    writing, commands, _ = ("".join(block) for block in re.findall(r"(?:^    .*\n(?:\n(?=    ))?)+", text, flags=re.M))
+    environ = {**clean_environ(), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(
+        [sys.executable, "-c", re.sub("^    ", "", writing, flags=re.M)], cwd=tmp_path, env=environ, check=True
+    )
+    install, verify = (line.strip() for line in commands.splitlines())
+    assert install == "pip install --no-deps ."  # stood in for by PYTHONPATH, and -S leaves out what others installed
+    command = [sys.executable, "-S", *verify.split()[1:]]
+
+    def verdict() -> tuple[int, str]:
+        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    head = BusWriter(tmp_path / "agent.jsonl").head()
+    assert verdict() == (0, f"intact  1 line\n  head      #1\n  hash      {head.hash.decode()}\n")
+    lines = (tmp_path / "agent.jsonl").read_bytes()
+    (tmp_path / "agent.jsonl").write_bytes(lines.replace(b"Starting", b"Finished"))
+    code, said = verdict()
+    assert code == 1
+    assert said.startswith("broken at agent.jsonl, line 1: hash mismatch\n")
+
+
 def test_make_run_starts_the_server_on_its_own_valkey(tmp_path: Path) -> None:
     environ = clean_environ(AUDIT_STREAM_DATA_DIR=str(tmp_path / "data"))
     make = subprocess.Popen(
@@ -125,7 +151,7 @@ def test_make_run_starts_the_server_on_its_own_valkey(tmp_path: Path) -> None:
         make.stdout.close() if make.stdout else None
 
 
-@pytest.mark.parametrize("name", ["lua/README.md", "CONTRIBUTING.md", "README.md"])
+@pytest.mark.parametrize("name", ["lua/README.md", "CONTRIBUTING.md", "README.md", "docs/bus.md", "docs/bus-format.md"])
 def test_every_file_that_a_document_names_is_there(name: str) -> None:
     text = (ROOT / name).read_text()
     for path in re.findall(r"`((?:src|lua|tests|deploy)/[\w./-]+|docker-compose\.yml|Dockerfile)`", text):

@@ -3,7 +3,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from audit_stream.errors import Refused
-from audit_stream.event import PublishRequest, check_timestamp, draft, instant
+from audit_stream.event import PublishRequest, draft
+from audit_stream.timestamps import check_timestamp, instant
 from tests.unit.drafts import body, drafted, refused
 
 RFC_3339 = [

@@ -7,7 +7,9 @@ import rich_click as click
 
 from audit_stream import __version__
 from audit_stream.cli.append import append
+from audit_stream.cli.bus import bus
 from audit_stream.cli.doctor import doctor
+from audit_stream.cli.evidence import evidence
 from audit_stream.cli.export import export
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.import_ import import_
@@ -50,7 +52,7 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for command in (serve, append, tail, query, verify, export, import_, stats, doctor, reindex, token):
+for command in (serve, append, tail, query, verify, export, import_, evidence, bus, stats, doctor, reindex, token):
     root.add_command(command)
 
 

@@ -36,10 +36,10 @@ FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # OWASP, CSV injection
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(["jsonl", "csv"]),
+    type=click.Choice(["jsonl", "csv", "bus"]),
     default="jsonl",
     metavar="FORMAT",
-    help="jsonl can be verified and imported, csv is for spreadsheets, default: jsonl",
+    help="jsonl can be verified and imported, csv is for spreadsheets, bus for `audit-stream bus`, default: jsonl",
 )
 @url_option()
 @redis_url_option()
@@ -51,7 +51,7 @@ def export(
     out: str,
     first: int,
     last: int | None,
-    format_: Literal["jsonl", "csv"],
+    format_: Literal["jsonl", "csv", "bus"],
     url: str,
     redis_url: str | None,
     chain: str,
@@ -66,8 +66,7 @@ def export(
     if last is not None and last < first:
         raise click.UsageError(f"--to: {last} is before --from: {first}.")
     with _destination(out) as file, progress("exporting") as show:
-        write: Callable[[list[Event]], None] = _Csv(file).write if format_ == "csv" else _Jsonl(file).write
-        exporting = _Exporting(first, last, write, show)
+        exporting = _Exporting(first, last, _WRITERS[format_](file).write, show)
         if redis_url:
             with_stream(redis_url, chain, lambda stream: _from_redis(stream, exporting))
         else:
@@ -80,7 +79,9 @@ def export(
         write_lines([msgspec.json.encode(body)])
     else:
         console().print(Text.assemble(("exported", "bold green"), f"  {count:,} events to {out}"))
-        console().print(Text(f"audit-stream verify {out} --expect {head.event_id}:{head.hash.decode()}", style="dim"))
+        if format_ == "jsonl":
+            hint = f"audit-stream verify {out} --expect {head.event_id}:{head.hash.decode()}"
+            console().print(Text(hint, style="dim"))
 
 
 # --- where from
@@ -212,3 +213,30 @@ def _cell(field: bytes) -> str:
     """The field as text that no spreadsheet takes for a formula."""
     text = field.decode()
     return f"'{text}" if text.startswith(FORMULA) or text.lstrip().startswith(FORMULA) else text
+
+
+class _Bus:
+    """A line for each event. A relayed line that links onto those before it stands there again byte for byte."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._head = file, START
+
+    def write(self, events: list[Event]) -> None:
+        from audit_stream.bus.line import CONTINUED, Draft, link
+        from audit_stream.event import to_json
+        from audit_stream.pack import relayed_line
+
+        for event in events:
+            line = relayed_line(event)
+            draft = line.content if line else None
+            begins = draft and self._head == START and draft.msg_type == CONTINUED
+            if not line or not draft:
+                told = event.timestamp.decode(), event.source.decode(), "all", event.kind.decode()
+                draft = Draft(*told, to_json(event).decode())
+            if not line or not (begins or Head(line.seq - 1, line.prev_hash) == self._head):
+                (line,) = link([draft], self._head, None)
+            self._file.write(line.text() + b"\n")
+            self._head = Head(line.seq, line.hash)
+
+
+_WRITERS: dict[str, Callable[[IO[bytes]], _Jsonl | _Csv | _Bus]] = {"jsonl": _Jsonl, "csv": _Csv, "bus": _Bus}

@@ -121,7 +121,7 @@ def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:
 def moment(event: Event, time_format: str) -> str:
     """The event's own timestamp in UTC; as it stands where it cannot be read."""
     from audit_stream.errors import Refused
-    from audit_stream.event import instant
+    from audit_stream.timestamps import instant
 
     text = str(event["timestamp"])
     try:

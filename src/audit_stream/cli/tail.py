@@ -40,7 +40,7 @@ def tail(
     if from_start and after is not None:
         raise click.UsageError("Choose one of --after and --from-start.")
     as_json = wants_json(as_json)
-    _end_with_reader()
+    end_with_reader()
     out = console()
     left = limit
     try:
@@ -65,7 +65,7 @@ def tail(
     return 0
 
 
-def _end_with_reader() -> None:
+def end_with_reader() -> None:
     """End when the reader of our output does, as in `| head -1`: the next event may be a long time coming."""
     try:
         pipe = sys.stdout.fileno()

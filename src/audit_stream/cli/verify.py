@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 INTACT, BROKEN, CANNOT_TELL = 0, 1, 2
 
 
-def _pin(_: click.Context, __: click.Parameter, text: str | None) -> Pin | None:
+def pin_given(_: click.Context, __: click.Parameter, text: str | None) -> Pin | None:
     try:
         return Pin.parse(text) if text else None
     except ValueError as error:
@@ -35,7 +35,7 @@ def _pin(_: click.Context, __: click.Parameter, text: str | None) -> Pin | None:
     "--checkpoint",
     "expected",
     metavar="ID:HASH",
-    callback=_pin,
+    callback=pin_given,
     help="an event and its hash as noted earlier, outside Redis: the chain must still hold it",
 )
 @click.option(

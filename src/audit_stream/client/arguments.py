@@ -9,7 +9,10 @@ import httpx
 from audit_stream.errors import Misconfigured
 
 if TYPE_CHECKING:
+    from audit_stream.bus.backlog import Backlog
     from audit_stream.client.spool import Spool
+
+    SpoolArgument = str | os.PathLike[str] | Backlog | None
 
 DEFAULT_URL = "http://127.0.0.1:8093"
 
@@ -37,11 +40,12 @@ def authorization_of(token: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"} if token else {}
 
 
-def spool_at(path: str | os.PathLike[str] | None) -> "Spool | None":
+def spool_at(path: "SpoolArgument") -> "Backlog | Spool | None":
     if path is None:
         return None
     try:
+        from audit_stream.bus.backlog import Backlog
         from audit_stream.client.spool import Spool
     except ModuleNotFoundError as error:
         raise Misconfigured("spool: this system has no file locks of the kind that it needs (fcntl)") from error
-    return Spool(path)
+    return path if isinstance(path, Backlog) else Spool(path)

@@ -1,17 +1,16 @@
 """AsyncAuditClient: all of the client. AuditClient is its synchronous face."""
 
-import os
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 import msgspec
 
 from audit_stream.client import models
 from audit_stream.client.arguments import address_of, authorization_of, spool_at
-from audit_stream.client.draining import SpooledAppends
+from audit_stream.client.draining import Draining, SpooledAppends
 from audit_stream.client.following import follow
 from audit_stream.client.http import Answer, Http, is_about_an_event
 from audit_stream.client.models import Drained, Event, Receipt, Stats, Verdict
@@ -19,6 +18,9 @@ from audit_stream.client.requests import Outgoing, Split, chunks, outgoing
 from audit_stream.client.wire import AsyncioWire, Request, Wire
 from audit_stream.errors import AuditStreamError, Misconfigured, Refused
 from audit_stream.event import PublishRequest
+
+if TYPE_CHECKING:
+    from audit_stream.client.arguments import SpoolArgument
 
 TIMEOUT_S = 10.0
 PATIENCE_S = 30.0
@@ -47,14 +49,15 @@ class AsyncAuditClient:
         url: str | None = None,
         *,
         token: str | None = None,
-        spool: str | os.PathLike[str] | None = None,
+        spool: "SpoolArgument" = None,
         timeout_s: float = TIMEOUT_S,
         patience_s: float | None = None,
         wire: MakeWire = AsyncioWire,
     ) -> None:
         """`url` is AUDIT_STREAM_URL or http://127.0.0.1:8093, `token` AUDIT_STREAM_TOKEN, when not given.
 
-        `spool` is a file that keeps events while the server is away. `timeout_s` is how long one attempt may
+        `spool` is a file that keeps events while the server is away, or a Backlog that `drain` hands on.
+        `timeout_s` is how long one attempt may
         wait for a sign of the server; no attempt begins later than `patience_s` after the first (30 without a
         spool, 2 with one). `wire` is for the synchronous face. Raises Misconfigured.
         """
@@ -67,9 +70,18 @@ class AsyncAuditClient:
         # To wait for a connection of the pool is no sign that the server is away, hence no limit.
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, CONNECT_TIMEOUT_S), pool=None)
         self._http = Http(wire(f"{address}/", headers, timeout), address)
+        self._draining: Draining | None = None
         self._spooled: SpooledAppends | None = None
         if kept is not None:
-            self._spooled = SpooledAppends(kept, self._http, append=self._send, post=self._post, read=self._receipts)
+            from audit_stream.client.spool import Spool
+
+            if isinstance(kept, Spool):
+                self._spooled = SpooledAppends(
+                    kept, self._http, append=self._send, post=self._post, read=self._receipts, query=self.query
+                )
+            self._draining = self._spooled or Draining(
+                kept, self._http, post=self._post, read=self._receipts, query=self.query
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._http.server!r})"
@@ -132,9 +144,9 @@ class AsyncAuditClient:
 
     async def drain(self) -> Drained:
         """Append what waits in the spool, now. Without being asked that happens at the next append, and on close."""
-        if self._spooled is None:
+        if self._draining is None:
             raise Misconfigured("this client has no spool")
-        return await self._spooled.drain({})
+        return await self._draining.drain({})
 
     async def _append(self, events: Sequence[Outgoing]) -> Sequence[Receipt]:
         return await (self._send(events) if self._spooled is None else self._spooled.append(events))

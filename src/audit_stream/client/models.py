@@ -36,7 +36,7 @@ class Spooled(msgspec.Struct, frozen=True, kw_only=True):
 Receipt = Event | Spooled
 
 
-class Drained(msgspec.Struct, frozen=True, kw_only=True):
+class Drained(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What a drain of the spool did."""
 
     stored: int
@@ -45,6 +45,8 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True):
     left: int
     reason: str | None
     """Why it stopped before the end."""
+    retry_in_s: float = 0.0
+    """Before that it is not worth asking a server again that is away."""
 
 
 class Head(msgspec.Struct, frozen=True):

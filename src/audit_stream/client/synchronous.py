@@ -1,10 +1,9 @@
 """AuditClient: the synchronous face. Every line that decides something is in AsyncAuditClient."""
 
-import os
 from collections.abc import AsyncGenerator, Generator, Iterable, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from audit_stream.client import models
 from audit_stream.client.asynchronous import TIMEOUT_S, AsyncAuditClient
@@ -12,6 +11,9 @@ from audit_stream.client.models import Drained, Event, Receipt, Stats, Verdict
 from audit_stream.client.requests import Split
 from audit_stream.client.wire import BlockingWire, run
 from audit_stream.event import PublishRequest
+
+if TYPE_CHECKING:
+    from audit_stream.client.arguments import SpoolArgument
 
 
 class AuditClient:
@@ -26,7 +28,7 @@ class AuditClient:
         url: str | None = None,
         *,
         token: str | None = None,
-        spool: str | os.PathLike[str] | None = None,
+        spool: "SpoolArgument" = None,
         timeout_s: float = TIMEOUT_S,
         patience_s: float | None = None,
     ) -> None:

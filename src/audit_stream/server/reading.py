@@ -12,7 +12,7 @@ from litestar.response import Stream
 from audit_stream.chain import Event
 from audit_stream.cloudevents import to_json as to_cloudevent
 from audit_stream.errors import Refused
-from audit_stream.event import instant, to_json
+from audit_stream.event import to_json
 from audit_stream.query import Filter, Selection, fetch, select
 from audit_stream.server.accept import negotiated
 from audit_stream.server.cloudevents import BATCH, STRUCTURED
@@ -21,6 +21,7 @@ from audit_stream.server.openapi import JSON, MAX_LIMIT, NDJSON, After, Kind, So
 from audit_stream.server.parameters import MAX_ID, cursor, known_kind, only
 from audit_stream.server.problems import AnyRequest, NotFound, OutOfRange
 from audit_stream.spine import spine_of
+from audit_stream.timestamps import instant
 
 _PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit")
 

@@ -1,0 +1,1 @@
+"""What brings events into the chain."""
