@@ -14,6 +14,7 @@ from audit_stream.cli.export import export
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.import_ import import_
 from audit_stream.cli.output import complain, until_reader_leaves
+from audit_stream.cli.postgres import postgres
 from audit_stream.cli.query import query
 from audit_stream.cli.reindex import reindex
 from audit_stream.cli.serve import serve
@@ -52,7 +53,7 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for command in (serve, append, tail, query, verify, export, import_, evidence, bus, stats, doctor, reindex, token):
+for command in (serve, append, tail, query, verify, export, import_, evidence, bus, stats, doctor, reindex, token, postgres):
     root.add_command(command)
 
 

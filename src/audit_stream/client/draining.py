@@ -79,7 +79,7 @@ class Draining:
                     stored += len(events)
                     receipts.update((key, event) for key, event in _by_key(whole, events) if key in receipts)
                     count = BATCH_EVENTS
-                elif not _for_good(answer):
+                elif not is_for_good(answer):
                     return await self._drained(stored, refused, self._words(answer))
                 elif len(whole) > 1 and (index := _index(answer, len(whole))):
                     count = index  # those before the refused one, then it on its own
@@ -212,7 +212,7 @@ def _by_key(entries: "Sequence[Entry]", events: Sequence[Event]) -> list[tuple[s
     return [(key_of(entry.text) or "", event) for entry, event in zip(entries, events, strict=True)]
 
 
-def _for_good(answer: Answer) -> bool:
+def is_for_good(answer: Answer) -> bool:
     """Whether it is about the event. A wrong token or a wrong address is about us: then everything waits."""
     return answer.status == 413 or (answer.status in (400, 422) and bool(answer.problem))
 
