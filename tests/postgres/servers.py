@@ -119,7 +119,14 @@ class Postgres:
         return f"postgresql://postgres@/{quote(database)}?host={quote(str(self.folder), safe='')}"
 
     def start(self) -> "Postgres":
-        settings = ["listen_addresses=''", "fsync=off", "shared_buffers=32MB", "max_connections=40", *self._settings]
+        settings = [
+            "listen_addresses=''",
+            "fsync=off",
+            "shared_buffers=32MB",
+            "max_connections=40",
+            "max_prepared_transactions=4",
+            *self._settings,
+        ]
         options = " ".join([f"-k {self.folder}", *(f"-c {setting}" for setting in settings)])
         timeout = ("-t", str(START_TIMEOUT_S))
         self.run("pg_ctl", "-D", self.data, *timeout, "-l", self.folder / "log", "-o", options, "-w", "start")

@@ -168,7 +168,7 @@ BEGIN
             FROM ROWS FROM (json_each_text(p_old), json_each_text(p_new)) AS o (key, was, key_again, is_now)
             WHERE o.was IS DISTINCT FROM o.is_now
                 AND (v_include IS NULL OR o.key = ANY (v_include)) AND o.key <> ALL (v_exclude);
-        IF p_arguments[3] = 'true' AND v_changed = '{}' THEN
+        IF p_arguments[3] = 't' AND v_changed = '{}' THEN
             RETURN false;
         END IF;
     END IF;
@@ -231,7 +231,7 @@ BEGIN
                 TG_RELID, TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_OP, row_to_json(OLD), row_to_json(NEW), TG_ARGV
             );
         EXCEPTION WHEN OTHERS THEN
-            RAISE WARNING 'audit_stream: a % on %.% was not recorded: %', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME, SQLERRM
+            RAISE WARNING 'audit_stream: the % on %.% was not recorded: %', TG_OP, TG_TABLE_SCHEMA, TG_TABLE_NAME, SQLERRM
                 USING HINT = 'The watch is best_effort. With on_error => ''strict'' the change would have failed.';
         END;
     END IF;
@@ -242,7 +242,7 @@ END $$;
 
 -- The names that a text may mean, the likeliest first: as SQL reads it, then letter for letter as 0.1.0 did.
 -- Without a schema it is public's.
-CREATE OR REPLACE FUNCTION audit_stream.readings(p_table text) RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
+CREATE OR REPLACE FUNCTION audit_stream.readings(p_table text) RETURNS text[] LANGUAGE plpgsql IMMUTABLE STRICT AS $$
 DECLARE
     parts text[];
     dot integer := pg_catalog.strpos(p_table, '.');
@@ -523,6 +523,8 @@ REVOKE ALL ON ALL FUNCTIONS IN SCHEMA audit_stream FROM PUBLIC;
 -- Coming from 0.1.0, and being an extension ----------------------------------------------------------------------
 
 DO $$
+DECLARE
+    name text;
 BEGIN
     -- 0.1.0 read names letter for letter. The row of a table that is gone keeps no relid, and unwatch() removes it.
     UPDATE audit_stream.watches w
@@ -533,7 +535,8 @@ BEGIN
     -- No CASCADE: the triggers have just moved to emit(). One that has not is a table that would fall silent.
     DROP FUNCTION IF EXISTS audit_stream._emit_event();
     IF EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'audit_stream') THEN
-        PERFORM pg_catalog.pg_extension_config_dump('audit_stream.' || name, '')
-            FROM unnest(ARRAY['watches', 'outbox', 'outbox_id_seq', 'dead_letters', 'settings']) AS name;
+        FOREACH name IN ARRAY ARRAY['watches', 'outbox', 'outbox_id_seq', 'dead_letters', 'settings'] LOOP
+            PERFORM pg_catalog.pg_extension_config_dump('audit_stream.' || name, '');
+        END LOOP;
     END IF;
 END $$;

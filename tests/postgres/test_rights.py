@@ -1,0 +1,112 @@
+"""Safe in someone's database: nothing is open to everyone, and what runs with our rights cannot be led astray."""
+
+import re
+
+import psycopg
+import pytest
+
+from audit_stream.sources.postgres.installation import HERE, version
+from tests.postgres.servers import Database
+from tests.postgres.watched import Watched
+
+SCRIPT = (HERE / f"audit_stream--{version()}.sql").read_text()
+
+
+def test_nothing_is_granted_to_public(db: Watched) -> None:
+    granted = (
+        "SELECT p.proname FROM pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a"
+        " WHERE p.pronamespace = 'audit_stream'::regnamespace AND a.grantee = 0"
+        " UNION ALL SELECT c.relname FROM pg_class c, aclexplode(c.relacl) a"
+        " WHERE c.relnamespace = 'audit_stream'::regnamespace AND a.grantee = 0"
+        " UNION ALL SELECT n.nspname FROM pg_namespace n, aclexplode(n.nspacl) a"
+        " WHERE n.nspname = 'audit_stream' AND a.grantee = 0"
+    )
+    assert db.run(granted) == []
+
+
+def test_every_function_with_our_rights_has_a_fixed_search_path(db: Watched) -> None:
+    definers = db.run(
+        "SELECT proname, proconfig[1] FROM pg_proc WHERE pronamespace = 'audit_stream'::regnamespace AND prosecdef"
+    )
+    assert set(definers) == {
+        ("emit", "search_path=pg_catalog, pg_temp"),
+        ("lag", "search_path=pg_catalog, pg_temp"),
+    }
+
+
+def test_dynamic_sql_takes_names_and_values_by_format_alone() -> None:
+    executed = re.findall(r"\bEXECUTE\s+(?!FUNCTION|ON)(.*)", SCRIPT)
+    assert len(executed) >= 5
+    assert {re.match(r"\w*", rest).group() for rest in executed} == {"format"}  # type: ignore[union-attr]
+
+
+def test_objects_of_the_session_do_not_stand_in_for_ours(db: Watched, shared: Database) -> None:
+    db.watch_decisions()
+    db.run("DROP ROLE IF EXISTS mallory")
+    db.run(
+        "CREATE ROLE mallory LOGIN; GRANT ALL ON SCHEMA public TO mallory; GRANT SELECT, INSERT ON decisions TO mallory"
+    )
+    with psycopg.connect(shared.url, user="mallory", autocommit=True) as connection:
+        mallory = Watched(connection)
+        mallory.run("CREATE TEMP TABLE outbox (LIKE decisions)")
+        for signature, kind in (("format(text)", "text"), ("gen_random_uuid()", "uuid"), ("to_json(text)", "json")):
+            mallory.run(f"CREATE FUNCTION public.{signature} RETURNS {kind} LANGUAGE sql AS 'SELECT NULL::{kind}'")
+        mallory.run("SET search_path = pg_temp, public, pg_catalog")
+        mallory.run("INSERT INTO public.decisions VALUES ('1', 'a')")
+    assert db.payloads[0]["new"]["id"] == "1"
+    db.run("DROP OWNED BY mallory; DROP ROLE mallory")
+
+
+def test_who_may_watch_watches_the_tables_he_could_put_a_trigger_on_and_no_others(
+    db: Watched, shared: Database
+) -> None:
+    db.run("DROP ROLE IF EXISTS owner_of_one")
+    db.run("CREATE ROLE owner_of_one LOGIN; GRANT ALL ON SCHEMA public TO owner_of_one")
+    db.run("SELECT audit_stream.allow_watch('owner_of_one')")
+    db.run("CREATE TABLE other_s (id int)")
+    with psycopg.connect(shared.url, user="owner_of_one", autocommit=True) as connection:
+        his = Watched(connection)
+        his.run("CREATE TABLE mine (id int)")
+        assert his.watch(table="mine") == "public.mine"
+        his.run("INSERT INTO mine VALUES (1)")
+        assert his.run("SELECT table_name, state FROM audit_stream.list_watches()") == [("public.mine", "watching")]
+        assert his.refused("SELECT audit_stream.watch('other_s', 'other')").sqlstate == "42501"
+        assert his.refused("SELECT * FROM audit_stream.outbox").sqlstate == "42501"
+        assert his.one("SELECT audit_stream.unwatch('mine')") is True
+    assert [p["table"] for p in db.payloads] == ["public.mine"]
+    db.run("DROP OWNED BY owner_of_one; DROP ROLE owner_of_one")
+
+
+@pytest.mark.parametrize("role", ['we"ird; DROP TABLE x', "Relay"])
+def test_a_role_of_any_name_is_allowed(db: Watched, role: str) -> None:
+    quoted = '"' + role.replace('"', '""') + '"'
+    db.run(f"DROP ROLE IF EXISTS {quoted}")
+    db.run(f"CREATE ROLE {quoted}")
+    db.run("SELECT audit_stream.allow_relay(%s), audit_stream.allow_watch(%s)", role, role)
+    assert db.one("SELECT has_table_privilege(%s, 'audit_stream.outbox', 'DELETE')", role)
+    db.run(f"DROP OWNED BY {quoted}; DROP ROLE {quoted}")
+
+
+def test_a_login_that_may_create_a_schema_installs_it_without_being_superuser(db: Watched, shared: Database) -> None:
+    from audit_stream.sources.postgres.installation import install, status, uninstall
+
+    other = shared.server.database("plain_user")
+    with other.connect() as connection:
+        plain = Watched(connection)
+        plain.run("DROP ROLE IF EXISTS plain")
+        plain.run("CREATE ROLE plain LOGIN; GRANT CREATE ON DATABASE plain_user TO plain")
+        plain.run("GRANT ALL ON SCHEMA public TO plain")
+    url = other.url.replace("postgres@", "plain@")
+    assert install(url) == (None, version())
+    with psycopg.connect(url, autocommit=True) as connection:
+        plain = Watched(connection)
+        plain.watch_decisions()
+        plain.run("INSERT INTO decisions VALUES ('1', 'a')")
+        assert plain.payloads[0]["db_user"] == "plain"
+    found = status(url)
+    assert found
+    assert (found.waiting, [watch.state for watch in found.watches]) == (1, ["watching"])
+    assert uninstall(url, discard=True)
+    assert status(url) is None
+    db.run("DROP DATABASE plain_user")
+    db.run("DROP ROLE plain")
