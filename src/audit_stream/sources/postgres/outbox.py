@@ -39,7 +39,7 @@ LISTEN audit_stream
 # Oldest first, as many as fit. The size of a text is known without reading it; the first is taken whatever its size.
 _NEXT = """
 SELECT id, change_id::text, event_kind, source,
-    to_char(changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"')::varchar, payload
+    to_char(changed_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'), payload
 FROM (
     SELECT *, sum(octet_length(payload)) OVER (ORDER BY id) AS upto
     FROM (SELECT * FROM audit_stream.outbox WHERE id <> ALL (%s::bigint[]) ORDER BY id LIMIT %s) AS oldest
@@ -105,8 +105,11 @@ class Outbox:
         await self._connection.close()
 
     async def _begin(self) -> None:
-        rows = await self._rows("SELECT pg_is_in_recovery(), to_regclass('audit_stream.outbox') IS NOT NULL")
-        (standby, installed) = rows[0]
+        rows = await self._rows(
+            "SELECT pg_is_in_recovery(), to_regclass('audit_stream.outbox') IS NOT NULL,"
+            " current_setting('server_encoding') = 'SQL_ASCII'"
+        )
+        (standby, installed, any_bytes) = rows[0]
         if standby:
             raise Lost(
                 "it is a standby and takes no writes; target_session_attrs=read-write in the URL finds the primary"
@@ -116,6 +119,9 @@ class Outbox:
                 "audit_stream is not installed in this database: run `audit-stream postgres install`, or the relay's"
                 " role may not see it: SELECT audit_stream.allow_relay('ROLE')"
             )
+        if any_bytes:
+            # As they are: checked on their way to UTF-8, one row would be the end of every answer that holds it.
+            await self._rows("SET client_encoding = 'SQL_ASCII'")
         for statement in _SESSION.split(";"):
             await self._rows(statement)
 
@@ -131,7 +137,7 @@ class Outbox:
         """The oldest changes that wait, in the order of their ids."""
         ids = [change.id for change in besides]
         return [
-            Change(id_, change_id.decode(), kind, source, changed_at, payload)
+            Change(id_, change_id.decode(), kind, source, changed_at.decode(), payload)
             for id_, change_id, kind, source, changed_at, payload in await self._rows(_NEXT, ids, count, size_bytes)
         ]
 

@@ -89,5 +89,5 @@ def _listen(name: str, text: str) -> Listen | None:
         return None
     host, _, port = text.rpartition(":")
     if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
-        raise Misconfigured(f"{name}: {text!r} is no address; write it like 127.0.0.1:8094, :8094 or off")
+        raise Misconfigured(f"{name}: {text!r} is no address; write it like 127.0.0.1:8094, or off")
     return Listen(host.strip("[]") or "127.0.0.1", int(port))
