@@ -87,7 +87,8 @@ def test_a_relay_that_is_killed_again_and_again_leaves_each_change_on_the_chain_
     relay = RelayProcess(database.url, server.url)
     for _ in range(KILLS):
         relay.wait_for("leading")
-        written, kill_at = 0, rng.randrange(CHANGES_A_KILL // 2)
+        written = 0
+        kill_at: int | None = rng.randrange(CHANGES_A_KILL // 2)
         while written < CHANGES_A_KILL:
             if kill_at is not None and written >= kill_at:
                 # The changes that follow find no relay, or one that is starting.
