@@ -25,7 +25,7 @@ START_TIMEOUT_S = 30
 def a_redis(data_dir: Path) -> Iterator[str]:
     if given := os.environ.get("AUDIT_STREAM_TEST_REDIS_URL"):
         yield given
-    elif _docker_runs():
+    elif docker_runs():
         from testcontainers.redis import RedisContainer
 
         container = RedisContainer("redis:8").with_command(
@@ -38,7 +38,7 @@ def a_redis(data_dir: Path) -> Iterator[str]:
             yield valkey.url
 
 
-def _docker_runs() -> bool:
+def docker_runs() -> bool:
     if not shutil.which("docker"):
         return False
     return subprocess.run(["docker", "info"], capture_output=True, timeout=30, check=False).returncode == 0

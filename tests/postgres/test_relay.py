@@ -17,7 +17,7 @@ from tests.client.front import front_of
 from tests.faults.processes import free_port
 from tests.harness import ServerProcess, running_server
 from tests.postgres.relays import events_of, first_events, relaying, rows_of
-from tests.postgres.servers import Database, Postgres, a_postgres, versions
+from tests.postgres.servers import Database, Postgres, a_postgres, binaries
 from tests.postgres.watched import CARDS, Watched
 
 LARGEST = 2 * 1024 * 1024
@@ -200,11 +200,10 @@ def test_an_answer_that_is_lost_is_no_reason_to_store_twice_or_not_at_all(
     assert len(db.payloads) == (3 if behaviour == "busy" else 0)
 
 
-@pytest.mark.skipif(not versions(), reason="no PostgreSQL here")
-def test_the_database_may_crash_and_the_spine_with_it(redis_url: str, chain: str) -> None:
+def test_the_database_may_crash_and_the_spine_with_it(postgres: Postgres, redis_url: str, chain: str) -> None:
     port = free_port()
     environ = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain, "PORT": str(port)}
-    with a_postgres(versions()[-1]) as server:
+    with a_postgres(max(binaries())) as server:
         database = server.database("crashing")
         install(database.url)
         database.run(CARDS, "SELECT audit_stream.watch('decisions', 'other', 'crashing')")

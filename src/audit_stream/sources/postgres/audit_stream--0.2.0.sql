@@ -203,11 +203,16 @@ BEGIN
         )
     );
 
-    -- Wakes the relay at commit, once a transaction. Carries nothing, so losing it loses nothing but time.
+    -- Once a transaction: a relay that sleeps is woken at commit. NOTIFY makes commits queue, so it is left out while
+    -- the relay is awake, which then does not fall asleep before this transaction has ended: to sleep it takes the
+    -- lock that is shared here until then. The notification carries nothing; losing it loses nothing but time.
     IF current_setting('audit_stream.woken', true) IS DISTINCT FROM v_txid THEN
         v_woken := set_config('audit_stream.woken', v_txid, true);
-        PERFORM pg_notify('audit_stream', '')
-            WHERE NOT EXISTS (SELECT FROM audit_stream.settings s WHERE s.name = 'notify' AND s.value = 'off');
+        IF NOT pg_try_advisory_xact_lock_shared(418581342581)
+            AND NOT EXISTS (SELECT FROM audit_stream.settings s WHERE s.name = 'notify' AND s.value = 'off')
+        THEN
+            PERFORM pg_notify('audit_stream', '');
+        END IF;
     END IF;
     RETURN true;
 END $$;

@@ -19,6 +19,8 @@ from audit_stream.sources.postgres.changes import Change
 CHANNEL = "audit_stream"
 # Any number that nobody else locks: "audit" in ASCII.
 LEAD = 0x6175646974
+# Held while the relay sleeps, and shared by every transaction that found it awake: see audit_stream.record().
+ASLEEP = LEAD + 1
 APPLICATION_NAME = "audit-stream-bridge"
 
 # What a URL may say otherwise. A network that swallows packets is noticed in a minute, not in the system's two hours.
@@ -157,6 +159,13 @@ class Outbox:
         )
         return Lag(*rows[0])
 
+    async def fall_asleep(self) -> bool:
+        """Have changes wake us from now on. False while one is being written that found us awake.
+
+        What was committed before may not have been read: look once more, then be `woken`.
+        """
+        return bool((await self._rows("SELECT pg_try_advisory_lock(%s)", ASLEEP))[0][0])
+
     async def woken(self, timeout_s: float) -> None:
         """Wait for a change, or for as long."""
         try:
@@ -164,6 +173,9 @@ class Outbox:
                 pass
         except psycopg.Error as error:
             raise _meaning(error) from error
+
+    async def wake_up(self) -> None:
+        await self._rows("SELECT pg_advisory_unlock(%s)", ASLEEP)
 
     async def _rows(self, statement: str, *arguments: Any) -> list[Any]:
         try:

@@ -28,6 +28,8 @@ BATCH_EVENTS = 500
 BATCH_BYTES = 2 * 1024 * 1024
 # A batch under way when it is told to stop may still be answered.
 GRACE_S = 5.0
+# How often to look while changes are being written that found the relay awake.
+AWAKE_S = 0.05
 LONGEST_PAUSE_S = 10.0
 
 log = logging.getLogger("audit_stream.relay")
@@ -123,7 +125,7 @@ class Relay:
                 batch = await self._next(outbox, [])
             await self._look_at_lag(outbox)
             if not batch:
-                await self._unless_stopped(outbox.woken(self._settings.poll_s))
+                batch = await self._sleep(outbox)
                 continue
             # While the spine has one batch, the next is read. It is not remembered where that was: an id may
             # become visible after larger ones did, so each time the oldest are taken that are not under way.
@@ -135,6 +137,19 @@ class Relay:
                 await _ended(reading)
             if self._stopping.is_set():
                 raise _Stopped
+
+    async def _sleep(self, outbox: Outbox) -> list[Change]:
+        """Nothing waits: sleep until a change wakes us or it is time to look; what was written meanwhile, if known."""
+        if not await outbox.fall_asleep():
+            await self._pause(min(AWAKE_S, self._settings.poll_s))
+            return []
+        try:
+            batch = await self._next(outbox, [])
+            if not batch:
+                await self._unless_stopped(outbox.woken(self._settings.poll_s))
+            return batch
+        finally:
+            await outbox.wake_up()
 
     async def _next(self, outbox: Outbox, besides: list[Change]) -> list[Change]:
         return await outbox.next(besides=besides, count=BATCH_EVENTS, size_bytes=BATCH_BYTES)
