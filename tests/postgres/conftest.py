@@ -13,6 +13,11 @@ from tests.postgres.watched import Watched
 
 _names = itertools.count(1)
 
+EMPTY = """
+SELECT audit_stream.unwatch(table_name) FROM audit_stream.list_watches();
+DROP SCHEMA public CASCADE; CREATE SCHEMA public; GRANT USAGE ON SCHEMA public TO PUBLIC; TRUNCATE audit_stream.outbox
+"""
+
 
 @pytest.fixture(scope="session")
 def server_of() -> Iterator[Callable[[str], Server]]:
@@ -39,12 +44,19 @@ def postgres(server_of: Callable[[str], Server]) -> Postgres:
     return server
 
 
-@pytest.fixture
-def database(postgres: Postgres) -> Database:
-    """A database of its own, with audit_stream."""
-    database = postgres.database(f"t{next(_names)}")
+@pytest.fixture(scope="session")
+def emptied(postgres: Postgres) -> Database:
+    database = postgres.database("emptied")
     install(database.url)
     return database
+
+
+@pytest.fixture
+def database(emptied: Database) -> Database:
+    """A database with audit_stream and nothing else, as if made for this test; its source is this test's alone."""
+    emptied.run(EMPTY, "TRUNCATE audit_stream.dead_letters, audit_stream.settings")
+    emptied.source = f"t{os.getpid()}.{next(_names)}"
+    return emptied
 
 
 @pytest.fixture(scope="module", params=versions())
@@ -59,8 +71,5 @@ def shared(request: pytest.FixtureRequest, server_of: Callable[[str], Server]) -
 def db(shared: Database) -> Iterator[Watched]:
     """A connection to the shared database, where nothing is watched, nothing waits, and there is no table."""
     with shared.connect() as connection:
-        connection.execute(
-            "SELECT audit_stream.unwatch(table_name) FROM audit_stream.list_watches();"
-            "DROP SCHEMA public CASCADE; CREATE SCHEMA public; DELETE FROM audit_stream.outbox"
-        )
+        connection.execute(EMPTY)
         yield Watched(connection)

@@ -80,6 +80,8 @@ class Database:
 
     def __init__(self, server: Server, name: str) -> None:
         self.server, self.name = server, name
+        self.source = name
+        """What the tests call the source of its changes."""
         self.url = server.url_of(name)
 
     def connect(self, **options: Any) -> "psycopg.Connection[tuple[Any, ...]]":

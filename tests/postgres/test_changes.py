@@ -67,6 +67,13 @@ def test_an_event_is_the_same_bytes_each_time_and_a_publish_request() -> None:
     assert (request.timestamp, request.idempotency_key) == ("2026-05-15T03:14:15.123456+00:00", "0b5b6a9c")
 
 
+def test_a_payload_does_not_grow_on_its_way() -> None:
+    plain = '{"new":{"c":"%s","d":1},"change_id":"1e123e4567-e890"}' % ("é" * 1000)
+    assert canonical_payload(plain.encode()) == plain.encode()
+    exact = plain.replace('"d":1', '"d":0.12345678901234567890')
+    assert len(canonical_payload(exact.encode())) == len(exact.encode()) + 2  # the quotes around the number
+
+
 def test_a_payload_deeper_than_can_be_read_is_left_to_the_spine_to_refuse() -> None:
     deep = b'{"new":{"c":' + b"[" * 100_000 + b"]" * 100_000 + b"}}"
     assert canonical_payload(deep) == deep

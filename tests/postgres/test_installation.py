@@ -160,25 +160,27 @@ def test_psql_runs_install_sql_to_the_same_end(postgres: Postgres, empty: Databa
     assert printed.run(OBJECTS) == empty.run(OBJECTS)
 
 
-def test_uninstalling_gives_up_nothing_that_the_chain_does_not_have(database: Database) -> None:
-    with database.connect() as connection:
+def test_uninstalling_gives_up_nothing_that_the_chain_does_not_have(empty: Database) -> None:
+    install(empty.url)
+    with empty.connect() as connection:
         db = Watched(connection)
         db.watch_decisions()
         db.run("INSERT INTO decisions VALUES ('1', 'a')")
         with pytest.raises(installation.Waiting, match=r"^1 changes wait in the outbox and 0 are dead letters"):
-            uninstall(database.url, discard=False)
+            uninstall(empty.url, discard=False)
         db.run("INSERT INTO decisions VALUES ('2', 'a')")  # the refusal left everything as it was
         assert len(db.payloads) == 2
-        assert uninstall(database.url, discard=True) is True
+        assert uninstall(empty.url, discard=True) is True
         db.run("INSERT INTO decisions VALUES ('3', 'a'); TRUNCATE decisions")
-    assert uninstall(database.url, discard=False) is False
-    assert status(database.url) is None
+    assert uninstall(empty.url, discard=False) is False
+    assert status(empty.url) is None
 
 
-def test_a_newer_installation_is_left_alone(database: Database) -> None:
-    database.run("CREATE OR REPLACE FUNCTION audit_stream.version() RETURNS text LANGUAGE sql AS $$ SELECT '99.0.0' $$")
+def test_a_newer_installation_is_left_alone(empty: Database) -> None:
+    install(empty.url)
+    empty.run("CREATE OR REPLACE FUNCTION audit_stream.version() RETURNS text LANGUAGE sql AS $$ SELECT '99.0.0' $$")
     with pytest.raises(Misconfigured, match=r"audit_stream 99\.0\.0 is installed, and this is the older"):
-        install(database.url)
+        install(empty.url)
 
 
 def test_a_database_that_cannot_be_had_is_said_in_the_server_s_words(postgres: Postgres) -> None:

@@ -4,6 +4,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -33,11 +34,11 @@ def spine(redis_url: str) -> Iterator[ServerProcess]:
 
 @pytest.fixture
 def db(database: Database) -> Iterator[Watched]:
-    """A database of its own, whose decisions are watched under its own name as the source."""
+    """A database of its own, whose decisions are watched under a source of its own."""
     with database.connect() as connection:
         db = Watched(connection)
         db.run(CARDS)
-        db.run("SELECT audit_stream.watch('decisions', 'decision_card_status_changed', %s)", database.name)
+        db.run("SELECT audit_stream.watch('decisions', 'decision_card_status_changed', %s)", database.source)
         yield db
 
 
@@ -53,11 +54,13 @@ def test_changes_reach_the_chain_in_order_and_leave_the_outbox(
     with relaying(database.url, spine.url):
         insert(db, 5)
         db.run("DELETE FROM decisions WHERE id = '0'")
-        events = first_events(spine.url, 7, database.name)
+        events = first_events(spine.url, 7, database.source)
     assert rows_of(events) == ["0", "1", "2", "3", "4", "5", "0"]
     assert {event.kind for event in events} == {"decision_card_status_changed"}
     # The time of the change, however late it was appended.
-    assert [event.timestamp for event in events] == [event.payload["statement_time"] for event in events]
+    assert [datetime.fromisoformat(event.timestamp) for event in events] == [
+        datetime.fromisoformat(event.payload["statement_time"]) for event in events
+    ]
     assert db.payloads == []
     assert spine.verify()["valid"]
 
@@ -68,7 +71,7 @@ def test_the_address_of_the_published_bridge_is_understood(
 ) -> None:
     insert(db, 1)
     with relaying(database.url, spine.url + path):
-        assert rows_of(first_events(spine.url, 1, database.name)) == ["1"]
+        assert rows_of(first_events(spine.url, 1, database.source)) == ["1"]
 
 
 def test_without_notify_changes_are_found_by_looking(db: Watched, database: Database, spine: ServerProcess) -> None:
@@ -76,14 +79,14 @@ def test_without_notify_changes_are_found_by_looking(db: Watched, database: Data
     with relaying(database.url, spine.url, POLL_TIMEOUT="0.05") as relay:
         relay.log.wait_for("leading")
         insert(db, 1)
-        assert rows_of(first_events(spine.url, 1, database.name)) == ["1"]
+        assert rows_of(first_events(spine.url, 1, database.source)) == ["1"]
 
 
 def test_a_large_backlog_arrives_whole_and_once(db: Watched, database: Database, spine: ServerProcess) -> None:
     db.run("INSERT INTO decisions SELECT i, repeat('x', 4000) FROM generate_series(1, 1200) AS i")
     with relaying(database.url, spine.url):
-        first_events(spine.url, 1200, database.name)
-    assert rows_of(events_of(spine.url, database.name)) == [str(number) for number in range(1, 1201)]
+        first_events(spine.url, 1200, database.source)
+    assert rows_of(events_of(spine.url, database.source)) == [str(number) for number in range(1, 1201)]
     assert db.payloads == []
 
 
@@ -93,7 +96,7 @@ def test_a_row_of_a_megabyte_arrives_whole(db: Watched, database: Database, spin
     insert(db, 2, status=large)
     insert(db, 3)
     with relaying(database.url, spine.url):
-        events = first_events(spine.url, 3, database.name)
+        events = first_events(spine.url, 3, database.source)
     assert rows_of(events, "status") == ["open", large, "open"]
 
 
@@ -104,11 +107,11 @@ def test_an_event_that_is_refused_for_good_is_put_aside_with_the_reason_and_hold
     insert(db, 3, status="x" * LARGEST)
     insert(db, 4)
     db.run("CREATE TABLE typos (id int)")
-    db.run("SELECT audit_stream.watch('typos', 'decision_crad_signed', %s)", database.name)
+    db.run("SELECT audit_stream.watch('typos', 'decision_crad_signed', %s)", database.source)
     db.run("INSERT INTO typos VALUES (5), (6)")
     insert(db, 7)
     with relaying(database.url, spine.url) as relay:
-        assert rows_of(first_events(spine.url, 4, database.name)) == ["1", "2", "4", "7"]
+        assert rows_of(first_events(spine.url, 4, database.source)) == ["1", "2", "4", "7"]
     letters = db.run("SELECT payload::json -> 'new' ->> 'id', reason FROM audit_stream.dead_letters ORDER BY id")
     assert [id_ for id_, _ in letters] == ["3", "5", "6"]
     assert re.search("larger|limit|bytes", letters[0][1])
@@ -120,13 +123,13 @@ def test_an_event_that_is_refused_for_good_is_put_aside_with_the_reason_and_hold
     db.run("UPDATE audit_stream.dead_letters SET event_kind = 'decision_card_signed' WHERE reason LIKE '%crad%'")
     assert db.one("SELECT audit_stream.requeue()") == 3
     with relaying(database.url, spine.url):
-        assert rows_of(first_events(spine.url, 6, database.name)[4:]) == [5, 6]
+        assert rows_of(first_events(spine.url, 6, database.source)[4:]) == [5, 6]
     assert db.run("SELECT payload::json -> 'new' ->> 'id' FROM audit_stream.dead_letters") == [("3",)]
 
 
 def test_values_without_a_canonical_form_arrive_as_text(db: Watched, database: Database, spine: ServerProcess) -> None:
     db.run("CREATE TABLE exact (id int, amount numeric, doc json, price float8)")
-    db.run("SELECT audit_stream.watch('exact', 'other', %s)", database.name)
+    db.run("SELECT audit_stream.watch('exact', 'other', %s)", database.source)
     deep = "[" * 80 + "]" * 80
     for amount, doc, price in (
         ("12345678901234567890.12", '{"a":\n "\\ud800"}', "1e300"),
@@ -135,7 +138,7 @@ def test_values_without_a_canonical_form_arrive_as_text(db: Watched, database: D
     ):
         db.run("INSERT INTO exact VALUES (1, %s, %s, %s)", amount, doc, price)
     with relaying(database.url, spine.url):
-        rows = [event.payload["new"] for event in first_events(spine.url, 3, database.name)]
+        rows = [event.payload["new"] for event in first_events(spine.url, 3, database.source)]
     assert [row["amount"] for row in rows] == ["12345678901234567890.12", 12345678901234567890, "1" + "0" * 400]
     assert [row["doc"] for row in rows] == ['{"a": "\\ud800"}', deep, {"n": "1e999"}]
     assert [row["price"] for row in rows] == [1e300, "NaN", 0.1]
@@ -166,9 +169,9 @@ def test_transactions_that_commit_out_of_order_lose_nothing(
         late.run("BEGIN")
         insert(late, 1)  # the smallest id, visible last
         insert(db, 2, 3)
-        assert rows_of(first_events(spine.url, 2, database.name)) == ["2", "3"]
+        assert rows_of(first_events(spine.url, 2, database.source)) == ["2", "3"]
         late.run("COMMIT")
-        assert rows_of(first_events(spine.url, 3, database.name)) == ["2", "3", "1"]
+        assert rows_of(first_events(spine.url, 3, database.source)) == ["2", "3", "1"]
 
 
 # Whoever is away
@@ -182,7 +185,7 @@ def test_changes_wait_while_the_spine_is_away(db: Watched, database: Database, r
         insert(db, 2)
         assert len(db.payloads) == 2
         with running_server(AUDIT_STREAM_REDIS_URL=redis_url, AUDIT_STREAM_CHAIN=chain, PORT=str(port)) as server:
-            assert rows_of(first_events(server.url, 2, database.name)) == ["1", "2"]
+            assert rows_of(first_events(server.url, 2, database.source)) == ["1", "2"]
 
 
 @pytest.mark.parametrize("behaviour", ["cut after", "cut before", "busy", "portal"])
@@ -193,10 +196,10 @@ def test_an_answer_that_is_lost_is_no_reason_to_store_twice_or_not_at_all(
     with front_of(spine.url, behaviour) as front, relaying(database.url, front.url, POLL_TIMEOUT="0.05") as relay:
         relay.log.wait_for("the spine takes nothing now")
         if behaviour != "busy":  # whose Retry-After is not waited for here
-            first_events(spine.url, 3, database.name)
+            first_events(spine.url, 3, database.source)
             insert(db, 3)
-            assert rows_of(first_events(spine.url, 4, database.name)) == ["0", "1", "2", "3"]
-    assert len(events_of(spine.url, database.name)) == (0 if behaviour == "busy" else 4)
+            assert rows_of(first_events(spine.url, 4, database.source)) == ["0", "1", "2", "3"]
+    assert len(events_of(spine.url, database.source)) == (0 if behaviour == "busy" else 4)
     assert len(db.payloads) == (3 if behaviour == "busy" else 0)
 
 
@@ -242,10 +245,10 @@ def test_of_two_relays_one_leads_and_the_other_takes_its_place(
         with relaying(database.url, spine.url, POLL_TIMEOUT="0.05") as second:
             second.log.wait_for("another relay leads")
             insert(db, 1, 2)
-            first_events(spine.url, 2, database.name)
+            first_events(spine.url, 2, database.source)
             first.stop()
             insert(db, 3)
-            assert rows_of(first_events(spine.url, 3, database.name)) == ["1", "2", "3"]
+            assert rows_of(first_events(spine.url, 3, database.source)) == ["1", "2", "3"]
             assert any("leading" in line for line in second.log.lines)
 
 
@@ -276,7 +279,7 @@ def test_a_role_that_is_allowed_to_relay_is_allowed_all_that_takes(
     insert(db, 2, status="x" * LARGEST)
     with relaying(as_carrier, spine.url, METRICS_LISTEN="127.0.0.1:0") as relay:
         relay.log.wait_for("goes to the dead letters")
-        assert rows_of(first_events(spine.url, 1, database.name)) == ["1"]
+        assert rows_of(first_events(spine.url, 1, database.source)) == ["1"]
     with psycopg.connect(as_carrier, autocommit=True) as connection:
         assert Watched(connection).refused("SELECT * FROM decisions").sqlstate == "42501"
     db.run("DROP OWNED BY carrier, stranger; DROP ROLE carrier, stranger")
@@ -334,11 +337,11 @@ def test_the_metrics_tell_the_lag_and_what_was_done(
     with relaying(database.url, spine.url, METRICS_LISTEN="127.0.0.1:0", POLL_TIMEOUT="0.05") as relay:
         relay.log.wait_for("metrics at")
         url = next(line.split()[-1] for line in relay.log.lines if line.startswith("metrics at"))
-        first_events(spine.url, 2, database.name)
+        first_events(spine.url, 2, database.source)
         insert(db, 3)
-        first_events(spine.url, 3, database.name)
+        first_events(spine.url, 3, database.source)
         insert(db, 4)
-        first_events(spine.url, 4, database.name)
+        first_events(spine.url, 4, database.source)
         found = dict(re.findall(r"^audit_stream_relay_(\S+) (\S+)$", httpx.get(url).text, re.MULTILINE))
     # The fourth may be delivered and not yet deleted.
     assert float(found["events_total"]) in (3, 4)

@@ -31,7 +31,7 @@ def db(database: Database) -> Iterator[Watched]:
     with database.connect() as connection:
         db = Watched(connection)
         db.run(CARDS)
-        db.run("SELECT audit_stream.watch('decisions', 'other', %s)", database.name)
+        db.run("SELECT audit_stream.watch('decisions', 'other', %s)", database.source)
         yield db
 
 
@@ -95,9 +95,9 @@ def test_a_relay_that_is_killed_again_and_again_leaves_each_change_on_the_chain_
                 assert relay.end(signal.SIGKILL) == -signal.SIGKILL
                 relay, kill_at = RelayProcess(database.url, server.url), None
             written += writer.transact()
-    first_events(server.url, len(writer.done), database.name)
+    first_events(server.url, len(writer.done), database.source)
     assert relay.end() == 0
-    events = events_of(server.url, database.name)
+    events = events_of(server.url, database.source)
     assert [
         (e.payload["operation"], row["id"], row["status"])
         for e in events
@@ -118,12 +118,12 @@ def test_a_relay_killed_between_the_answer_and_the_deletion_stores_nothing_twice
         relay = RelayProcess(database.url, front.url)
         assert front.hanging.wait(60)  # the chain has them, and the relay does not know
         assert relay.end(signal.SIGKILL) == -signal.SIGKILL
-    assert len(events_of(server.url, database.name)) == len(db.payloads) == 20
+    assert len(events_of(server.url, database.source)) == len(db.payloads) == 20
     db.run("INSERT INTO decisions VALUES ('21', 'a')")
     relay = RelayProcess(database.url, server.url)
-    first_events(server.url, 21, database.name)
+    first_events(server.url, 21, database.source)
     assert relay.end() == 0
-    assert rows_of(events_of(server.url, database.name)) == [str(number) for number in range(1, 22)]
+    assert rows_of(events_of(server.url, database.source)) == [str(number) for number in range(1, 22)]
     assert db.payloads == []
 
 
@@ -150,8 +150,8 @@ def test_it_ends_though_the_spine_is_silent_and_leaves_what_was_under_way_to_the
             relay.stop()
         assert len(db.payloads) == 1
         with relaying(database.url, server.url):
-            first_events(server.url, 1, database.name)
-    assert rows_of(events_of(server.url, database.name)) == ["1"]
+            first_events(server.url, 1, database.source)
+    assert rows_of(events_of(server.url, database.source)) == ["1"]
     assert db.payloads == []
 
 

@@ -18,7 +18,7 @@ ROW_IMAGES = ("new", "old", "primary_key")
 DEEPEST_COLUMN = 62
 
 # What may need a closer look: more digits than every double keeps (DBL_DIG is 15), large exponents, surrogates.
-_SUSPICIOUS = re.compile(rb"[0-9.]{17}|[eE][+-]?[0-9]{3}|\\u[dD][89a-fA-F]")
+_SUSPICIOUS = re.compile(rb"[0-9.]{17}|[:,\[\s]-?[0-9.]+[eE][+-]?[0-9]{3}|\\u[dD][89a-fA-F]")
 
 
 class Change(NamedTuple):
@@ -55,7 +55,15 @@ def canonical_payload(payload: bytes) -> bytes:
     for image in ROW_IMAGES:
         if image in found:
             found[image] = {name: _column(value) for name, value in found[image].items()}
-    return json.dumps(found, separators=(",", ":")).encode()
+    return _compact(found)
+
+
+def _compact(value: Any) -> bytes:
+    try:
+        # Not escaped where that is possible: an event must not outgrow the spine's limit on its way.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def _text(raw: bytes) -> str:
