@@ -10,6 +10,7 @@ any depth. Such a value is sent as text, whole, instead of being rounded or refu
 import json
 import re
 from decimal import Decimal
+from functools import lru_cache
 from math import isfinite
 from typing import Any, NamedTuple
 
@@ -30,6 +31,19 @@ class Change(NamedTuple):
     """RFC 3339, UTC."""
     payload: bytes
     """JSON as Postgres wrote it, in the encoding of the database where that is not known (SQL_ASCII)."""
+
+
+class Outgoing(NamedTuple):
+    """A change, ready to be sent."""
+
+    id: int
+    change_id: str
+    event: bytes
+    """The PublishRequest as JSON."""
+
+
+def outgoing(change: Change) -> Outgoing:
+    return Outgoing(change.id, change.change_id, as_event(change))
 
 
 def as_event(change: Change) -> bytes:
@@ -71,6 +85,7 @@ def _text(raw: bytes) -> str:
     return raw.decode(errors="surrogateescape")
 
 
+@lru_cache(maxsize=1024)
 def _quoted(raw: bytes) -> bytes:
     return json.dumps(_text(raw)).encode()
 

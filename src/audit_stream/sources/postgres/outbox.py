@@ -135,23 +135,24 @@ class Outbox:
         """Raises Lost when the connection, and so the lead, is gone."""
         await self._rows("SELECT")
 
-    async def next(self, *, besides: Sequence[Change], count: int, size_bytes: int) -> list[Change]:
-        """The oldest changes that wait, in the order of their ids."""
-        ids = [change.id for change in besides]
+    async def next(self, *, besides: Sequence[int], count: int, size_bytes: int) -> list[Change]:
+        """The oldest changes that wait, in the order of their ids, but for those of these ids."""
         return [
             Change(id_, change_id.decode(), kind, source, changed_at.decode(), payload)
-            for id_, change_id, kind, source, changed_at, payload in await self._rows(_NEXT, ids, count, size_bytes)
+            for id_, change_id, kind, source, changed_at, payload in await self._rows(
+                _NEXT, list(besides), count, size_bytes
+            )
         ]
 
-    async def delivered(self, changes: Sequence[Change]) -> None:
-        """The chain has them."""
-        await self._rows("DELETE FROM audit_stream.outbox WHERE id = ANY (%s)", [change.id for change in changes])
+    async def delivered(self, ids: Sequence[int]) -> None:
+        """The chain has these."""
+        await self._rows("DELETE FROM audit_stream.outbox WHERE id = ANY (%s)", list(ids))
 
-    async def refuse(self, change: Change, reason: str) -> None:
+    async def refuse(self, id_: int, reason: str) -> None:
         """Put a change aside for good, with the reason: in one step, so it is always in one of the two tables."""
         # The database's encoding may have no letter for what the reason quotes.
         plain = reason.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
-        await self._rows(_REFUSE, change.id, plain)
+        await self._rows(_REFUSE, id_, plain)
 
     async def lag(self) -> Lag:
         rows = await self._rows(

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from audit_stream.client.http import Backoff, retry_after_s
 from audit_stream.errors import AuditStreamError, Misconfigured
-from audit_stream.sources.postgres.changes import Change, as_event
+from audit_stream.sources.postgres.changes import Outgoing, outgoing
 from audit_stream.sources.postgres.metrics import Metrics, served
 from audit_stream.sources.postgres.outbox import Lost, Outbox
 from audit_stream.sources.postgres.settings import RelaySettings
@@ -119,7 +119,7 @@ class Relay:
         self._metrics.leading.set(1)
 
     async def _drain(self, outbox: Outbox, spine: Spine) -> None:
-        batch: list[Change] = []
+        batch: list[Outgoing] = []
         while True:
             if not batch:
                 batch = await self._next(outbox, [])
@@ -138,7 +138,7 @@ class Relay:
             if self._stopping.is_set():
                 raise _Stopped
 
-    async def _sleep(self, outbox: Outbox) -> list[Change]:
+    async def _sleep(self, outbox: Outbox) -> list[Outgoing]:
         """Nothing waits: sleep until a change wakes us or it is time to look; what was written meanwhile, if known."""
         if not await outbox.fall_asleep():
             await self._pause(min(AWAKE_S, self._settings.poll_s))
@@ -151,8 +151,10 @@ class Relay:
         finally:
             await outbox.wake_up()
 
-    async def _next(self, outbox: Outbox, besides: list[Change]) -> list[Change]:
-        return await outbox.next(besides=besides, count=BATCH_EVENTS, size_bytes=BATCH_BYTES)
+    async def _next(self, outbox: Outbox, besides: list[Outgoing]) -> list[Outgoing]:
+        ids = [change.id for change in besides]
+        changes = await outbox.next(besides=ids, count=BATCH_EVENTS, size_bytes=BATCH_BYTES)
+        return list(map(outgoing, changes))
 
     async def _look_at_lag(self, outbox: Outbox) -> None:
         if self._settings.metrics and monotonic() >= self._lag_due:
@@ -161,27 +163,27 @@ class Relay:
 
     # --- the spine
 
-    async def _deliver(self, outbox: Outbox, spine: Spine, batch: list[Change]) -> None:
+    async def _deliver(self, outbox: Outbox, spine: Spine, batch: list[Outgoing]) -> None:
         """Append every change of the batch, or put it aside; each is out of the outbox when this returns."""
         at, size = 0, len(batch)
         while at < len(batch):
             part = batch[at : at + size]
             refusal = await self._append(outbox, spine, part)
             if refusal is None:
-                await outbox.delivered(part)
+                await outbox.delivered([change.id for change in part])
                 self._metrics.delivered.inc(len(part))
                 at, size = at + len(part), size * 2
             elif len(part) == 1:
                 log.error("change %d (%s) goes to the dead letters: %s", part[0].id, part[0].change_id, refusal.reason)
-                await outbox.refuse(part[0], refusal.reason)
+                await outbox.refuse(part[0].id, refusal.reason)
                 self._metrics.refused.inc()
                 at, size = at + 1, 1
             else:
                 # Nothing of it was written. First those before the one that is wrong, then that one on its own.
                 size = max(1, len(part) // 2 if refusal.at is None else refusal.at)
 
-    async def _append(self, outbox: Outbox, spine: Spine, changes: list[Change]) -> Refusal | None:
-        events = [as_event(change) for change in changes]
+    async def _append(self, outbox: Outbox, spine: Spine, changes: list[Outgoing]) -> Refusal | None:
+        events = [change.event for change in changes]
         backoff = self._fresh_backoff()
         said = ""
         while True:
