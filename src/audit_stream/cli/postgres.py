@@ -37,7 +37,8 @@ def postgres() -> None:
     `install` puts the triggers' functions and an outbox into the database, `SELECT audit_stream.watch('table',
     'event_kind')` chooses a table, and `relay` carries the changes to the spine.
     """
-    _need("psycopg", "prometheus_client")
+    if not find_spec("psycopg"):
+        raise Misconfigured("this needs psycopg: pip install 'audit-stream[postgres]'")
 
 
 @postgres.command()
@@ -163,12 +164,6 @@ def relay() -> int:
 
     asyncio.run(run())
     return 0
-
-
-def _need(*modules: str) -> None:
-    missing = [module for module in modules if not find_spec(module)]
-    if missing:
-        raise Misconfigured(f"this needs {' and '.join(missing)}: pip install 'audit-stream[postgres]'")
 
 
 def bridge() -> Any:
