@@ -149,9 +149,10 @@ def test_it_ends_though_the_spine_is_silent_and_leaves_what_was_under_way_to_the
             assert front.hanging.wait(60)
             relay.stop()
         assert len(db.payloads) == 1
+        db.run("INSERT INTO decisions VALUES ('2', 'a')")
         with relaying(database.url, server.url):
-            first_events(server.url, 1, database.source)
-    assert rows_of(events_of(server.url, database.source)) == ["1"]
+            first_events(server.url, 2, database.source)
+    assert rows_of(events_of(server.url, database.source)) == ["1", "2"]
     assert db.payloads == []
 
 
