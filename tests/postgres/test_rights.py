@@ -57,6 +57,42 @@ def test_objects_of_the_session_do_not_stand_in_for_ours(db: Watched, shared: Da
     db.run("DROP OWNED BY mallory; DROP ROLE mallory")
 
 
+@pytest.mark.parametrize("column", ["mood", "mood[]", "only_happy", "mooded", "mooded[]"])
+def test_the_cast_of_a_type_s_owner_does_not_run_with_our_rights(db: Watched, shared: Database, column: str) -> None:
+    """row_to_json uses a type's own cast to json, which whoever owns the type can make."""
+    db.run("DROP ROLE IF EXISTS typist")
+    db.run("CREATE ROLE typist LOGIN; GRANT ALL ON SCHEMA public TO typist")
+    with psycopg.connect(shared.url, user="typist", autocommit=True) as connection:
+        typist = Watched(connection)
+        typist.run(
+            "CREATE TYPE mood AS ENUM ('happy'); CREATE DOMAIN only_happy AS mood; CREATE TYPE mooded AS (m mood)"
+        )
+        typist.run(f"CREATE TABLE people (id int, m {column}); INSERT INTO people VALUES (0)")
+        db.watch(table="people")
+        typist.run("CREATE TABLE gained AS SELECT ''::text AS name")
+        typist.run("GRANT ALL ON gained TO PUBLIC")
+        typist.run(
+            "CREATE FUNCTION as_json(mood) RETURNS json LANGUAGE plpgsql AS $$ BEGIN"
+            " INSERT INTO public.gained VALUES (current_user); RETURN 'null'; END $$"
+        )
+        typist.run("INSERT INTO people VALUES (1)")
+        typist.run("CREATE CAST (mood AS json) WITH FUNCTION as_json(mood)")
+        value = {"mood": "'happy'", "only_happy": "'happy'", "mooded": "ROW('happy')::mooded"}
+        value |= {"mood[]": "'{happy}'", "mooded[]": "ARRAY[ROW('happy')::mooded]"}
+        said = typist.refused(f"INSERT INTO people VALUES (2, {value[column]})")
+        assert "public.people has values of type public.mood, whose cast to json is a function" in str(
+            said.message_primary
+        )
+        assert typist.run("SELECT name FROM gained WHERE name <> ''") == []
+        # It is his own tables that he stops, and no others.
+        db.watch_decisions()
+        db.run("INSERT INTO decisions VALUES ('1', 'a')")
+        db.run("ALTER FUNCTION as_json(mood) OWNER TO postgres")
+        typist.run("INSERT INTO people VALUES (3)")
+    assert [p["primary_key"] if "primary_key" in p else p["new"]["id"] for p in db.payloads] == [1, {"id": "1"}, 3]
+    db.run("DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP OWNED BY typist; DROP ROLE typist")
+
+
 def test_who_may_watch_watches_the_tables_he_could_put_a_trigger_on_and_no_others(
     db: Watched, shared: Database
 ) -> None:

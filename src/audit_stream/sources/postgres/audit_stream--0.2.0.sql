@@ -217,22 +217,62 @@ BEGIN
     RETURN true;
 END $$;
 
+-- row_to_json writes a value by the type's cast to json, where it has one, and whoever owns a type can make one: in the
+-- trigger that function would run with our rights. So a row with such a value is not written, unless the function's
+-- owner is a superuser, as with extensions, or ourselves. Always true; raises otherwise.
+CREATE OR REPLACE FUNCTION audit_stream.check_casts(p_relid oid) RETURNS boolean LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    suspects oid[];
+    found record;
+BEGIN
+    SELECT array_agg(c.castsource) INTO suspects
+        FROM pg_catalog.pg_cast c
+        JOIN pg_catalog.pg_proc p ON p.oid = c.castfunc
+        JOIN pg_catalog.pg_roles r ON r.oid = p.proowner
+        WHERE c.castsource >= 16384  -- made by users; there is an index for it
+            AND c.casttarget IN ('json'::regtype, 'jsonb'::regtype) AND NOT r.rolsuper AND r.rolname <> current_user;
+    IF suspects IS NULL THEN
+        RETURN true;
+    END IF;
+    -- The table's types, and those that they are made of: elements, base types, fields.
+    WITH RECURSIVE used (type) AS (
+        SELECT a.atttypid FROM pg_catalog.pg_attribute a
+            WHERE a.attrelid = p_relid AND a.attnum > 0 AND NOT a.attisdropped
+        UNION
+        SELECT part.type FROM used JOIN pg_catalog.pg_type t ON t.oid = used.type CROSS JOIN LATERAL (
+            SELECT t.typelem UNION ALL SELECT t.typbasetype UNION ALL
+            SELECT a.atttypid FROM pg_catalog.pg_attribute a
+                WHERE a.attrelid = t.typrelid AND a.attnum > 0 AND NOT a.attisdropped
+        ) AS part (type)
+    )
+    SELECT used.type::regtype AS type, p_relid::regclass AS name INTO found
+        FROM used WHERE used.type = ANY (suspects) LIMIT 1;
+    IF found IS NOT NULL THEN
+        RAISE EXCEPTION 'audit_stream: % has values of type %, whose cast to json is a function that is not trusted',
+                found.name, found.type
+            USING HINT = 'It would run with the rights of audit_stream. Drop the cast, or have a superuser own its function.';
+    END IF;
+    RETURN true;
+END $$;
+
 -- The trigger. Runs as the owner of this schema, so who changes a watched table needs no right on it. The settings
 -- beside search_path are those that change how a value reads as JSON: an event does not depend on the session.
 CREATE OR REPLACE FUNCTION audit_stream.emit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET extra_float_digits = 1 SET bytea_output = 'hex'
 SET intervalstyle = 'iso_8601' AS $$
 DECLARE
-    recorded boolean;
+    done boolean;
 BEGIN
     IF TG_ARGV[2] = 'strict' THEN
         -- No block that catches errors: it would be a subtransaction for every row.
-        recorded := audit_stream.record(
+        done := audit_stream.check_casts(TG_RELID);
+        done := audit_stream.record(
             TG_RELID, TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_OP, row_to_json(OLD), row_to_json(NEW), TG_ARGV
         );
     ELSE
         BEGIN
-            recorded := audit_stream.record(
+            done := audit_stream.check_casts(TG_RELID);
+            done := audit_stream.record(
                 TG_RELID, TG_TABLE_SCHEMA, TG_TABLE_NAME, TG_OP, row_to_json(OLD), row_to_json(NEW), TG_ARGV
             );
         EXCEPTION WHEN OTHERS THEN

@@ -63,7 +63,7 @@ class Lag(NamedTuple):
 
 
 class Lost(Exception):
-    """The connection, or the server's ability to write. Reconnecting may help."""
+    """The connection, or the server's ability to do what it was asked. Trying again on a new one may help."""
 
 
 class _Bytes(Loader):
@@ -196,9 +196,8 @@ def _meaning(error: psycopg.Error) -> Exception:
         return Misconfigured(
             f"audit_stream is not, or no longer, installed as this relay needs it: {_first_line(error)}"
         )
-    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError | psycopg.errors.ReadOnlySqlTransaction):
-        return Lost(_first_line(error))
-    return error
+    # Whatever else it is: changes wait, the log says why, and it is tried again.
+    return Lost(_first_line(error))
 
 
 def _first_line(error: psycopg.Error) -> str:
