@@ -104,11 +104,11 @@ class Postgres(Server):
         self._privileges = _unprivileged()
         # Not under pytest's folder, which only we may enter; and short, as names of sockets have to be.
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
+        if self._privileges:
+            os.chown(self.folder, self._privileges["user"], self._privileges["group"])
         self.bin_dir = self._reachable(bin_dir)
         self._settings = settings
         self._running = False
-        if self._privileges:
-            os.chown(self.folder, self._privileges["user"], self._privileges["group"])
         super().__init__(f"postgresql://postgres@/postgres?host={quote(str(self.folder), safe='')}")
         self.run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
 
@@ -120,11 +120,14 @@ class Postgres(Server):
         try:
             subprocess.run([bin_dir / "postgres", "--version"], capture_output=True, check=True, **self._privileges)
         except PermissionError:
-            # A checkout in root's home: whoever runs the server may not look in there.
-            copied = self.folder / "install"
-            shutil.copytree(bin_dir.parent, copied, symlinks=True)
-            self.folder.chmod(0o755)
-            return copied / "bin"
+            # A checkout in root's home: whoever runs the server may not look in there. The libraries that the wheel
+            # brings lie beside the package, and are found from where the programs are.
+            install, package, copied = bin_dir.parent, bin_dir.parents[1], self.folder / "copied"
+            shutil.copytree(install, copied / package.name / install.name, symlinks=True)
+            libraries = package.with_name(f"{package.name}.libs")
+            if libraries.exists():
+                shutil.copytree(libraries, copied / libraries.name, symlinks=True)
+            return copied / package.name / install.name / "bin"
         return bin_dir
 
     def run(self, program: str, *arguments: str | Path) -> str:

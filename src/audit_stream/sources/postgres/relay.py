@@ -198,6 +198,7 @@ class Relay:
                 await self._pause(backoff.pause_s(at_least_s=retry_after_s(failure)) or LONGEST_PAUSE_S)
                 # Another relay may lead by now, and keys are not remembered for ever.
                 await outbox.still_there()
+                await self._look_at_lag(outbox)
             else:
                 if said:
                     log.info("the spine is back")
