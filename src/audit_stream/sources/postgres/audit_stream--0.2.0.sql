@@ -8,6 +8,7 @@
  *   - the trigger writes to audit_stream.outbox in the transaction of the change, or the change fails (strict);
  *   - only the relay deletes from the outbox, after the spine has answered 201;
  *   - nothing is granted to PUBLIC, and what runs with our rights (SECURITY DEFINER) has a fixed search_path;
+ *   - no function of anyone else's runs with our rights, not even by way of a type: see check_casts();
  *   - names get into dynamic SQL by format('%I') and text by format('%L'), never otherwise.
  *
  * The columns and functions without a comment here are explained in docs/postgres.md.
