@@ -53,8 +53,10 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for command in (serve, append, tail, query, verify, export, import_, evidence, bus, stats, doctor, reindex, token, postgres):
-    root.add_command(command)
+for reading_and_writing in (serve, append, tail, query, verify, export, import_, evidence, bus, postgres):
+    root.add_command(reading_and_writing)
+for tending in (stats, doctor, reindex, token):
+    root.add_command(tending)
 
 
 def main() -> NoReturn:
