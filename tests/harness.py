@@ -100,7 +100,15 @@ def start_server(*arguments: str, **settings: str) -> ServerProcess:
 
 
 def _started(arguments: Sequence[str], settings: Mapping[str, str], log: IO[bytes] | None) -> ServerProcess:
-    process = Forked(["serve", *arguments], clean_environ(**settings), log.fileno() if log else 2)
+    environ, stderr = clean_environ(**settings), log.fileno() if log else 2
+    process: Forked | subprocess.Popen[str]
+    if "PYTHONPATH" in settings:  # it is meant for Python's start
+        process = subprocess.Popen(
+            serve_command(*arguments), env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    else:
+        process = Forked(["serve", *arguments], environ, stderr)
+    assert process.stdout
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()
     ready = process.stdout.readline()

@@ -155,6 +155,19 @@ async def reading() -> AsyncIterator[None]:
             yield
 
 
+async def end(*tasks: "asyncio.Task[Any]") -> None:
+    """Cancel tasks that talk to Redis until they have ended; what they end with concerns nobody any more.
+
+    To cancel once is not enough: redis-py sends with `asyncio.wait_for`, and before Python 3.12 that loses a
+    cancellation which comes in the moment in which it is done (bpo-37658).
+    """
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running, timeout=0.1)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def _meaning(text: str) -> Exception:
     text = _IN_PIPELINE.sub("", text)
     code, _, rest = text.partition(" ")

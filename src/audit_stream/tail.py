@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 from typing import NamedTuple
 
 from audit_stream.chain import Event, Head
+from audit_stream.connection import end
 from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import is_readable, to_json
 from audit_stream.query import Filter, fetch, select
@@ -112,9 +113,7 @@ class Tail:
 
     async def __aexit__(self, *_: object) -> None:
         self.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(*self._tasks)
 
     def close(self) -> None:
         """End every subscription; they resume elsewhere by id. May be called from a signal handler's callback."""

@@ -1,7 +1,6 @@
 """Verifying the chain where it is stored: reading ahead while it hashes, one walk for all who ask."""
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from operator import itemgetter
@@ -9,6 +8,7 @@ from time import monotonic, perf_counter
 from typing import Any, Literal, NamedTuple
 
 from audit_stream.chain import START, Head, Verdict, verify
+from audit_stream.connection import end
 from audit_stream.errors import ChainBroken, Refused
 from audit_stream.query import Pace
 from audit_stream.stream import Page, Stream
@@ -96,9 +96,7 @@ class Walk:
                 if not page.events:
                     return verdict
         finally:
-            reading.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await reading
+            await end(reading)
 
     async def _page(self, after: int, pace: Pace) -> Page:
         return await self._stream.page(after, upto=self._last, count=pace.count)
@@ -268,7 +266,4 @@ class Verifier:
             self._on_report(done.result(), asked[:2] == (1, None))
 
     async def close(self) -> None:
-        tasks = [task for _, task in self._walks.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(*[task for _, task in self._walks.values()])

@@ -14,6 +14,7 @@ from time import time
 import msgspec
 
 from audit_stream.chain import START, Head, Verdict, verify
+from audit_stream.connection import end
 from audit_stream.errors import AuditStreamError, ChainBroken, Unreachable
 from audit_stream.stream import Stream
 from audit_stream.tally import Tally
@@ -158,8 +159,7 @@ class Watch:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._leading.cancel()
-        await asyncio.gather(self._leading, return_exceptions=True)
+        await end(self._leading)
         await self._stop()
         # Should this fail, the lease runs out by itself.
         with contextlib.suppress(AuditStreamError):
@@ -186,8 +186,7 @@ class Watch:
 
     async def _stop(self) -> None:
         if self._rounds:
-            self._rounds.cancel()
-            await asyncio.gather(self._rounds, return_exceptions=True)
+            await end(self._rounds)
             self._rounds = None
 
     async def _verify_again_and_again(self) -> None:

@@ -17,6 +17,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from audit_stream.access.entry import Scope as Needed
 from audit_stream.access.limit import Limit
 from audit_stream.access.table import Grant, Tokens
+from audit_stream.connection import end
 from audit_stream.errors import AuditStreamError
 from audit_stream.server.grants import KEY
 from audit_stream.server.problems import LacksScope, TooMany, Unauthenticated, UnknownToken, of_ours, send_answer
@@ -98,10 +99,7 @@ class Guard:
         try:
             await asyncio.wait({serving, revoked}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in (serving, revoked):
-                if not task.done():
-                    task.cancel()
-            await asyncio.wait({serving, revoked})
+            await end(serving, revoked)
         if not serving.cancelled():
             serving.result()
         elif open_:
