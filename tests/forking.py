@@ -4,7 +4,7 @@ Importing what a server needs takes a second of the processor, and the tests sta
 imports it all and waits; for each command it forks a child, and what the child runs from there on is the same.
 `python -m tests.forking FD` is that process; FD is a socket on which it is asked.
 
-    asked      JSON (arguments, environment), with three descriptors: where stdout goes, stderr, and the status
+    asked      JSON (arguments, environment), with descriptors: stdin, stdout, stderr, and where the status goes
     status     the process' pid, and when it has ended its exit code as subprocess has it, a line each
 """
 
@@ -17,7 +17,7 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import IO, NoReturn
 
 ROOT = Path(__file__).parents[1]
 
@@ -25,18 +25,25 @@ ROOT = Path(__file__).parents[1]
 class Forked:
     """What the tests use of subprocess.Popen."""
 
-    def __init__(self, arguments: list[str], environ: dict[str, str], stderr: int = 2) -> None:
+    def __init__(
+        self, arguments: list[str], environ: dict[str, str], *, stdin: int = 0, stdout: int = -1, stderr: int = 2
+    ) -> None:
+        """Without a stdout, it is a pipe to read from."""
         self.args = ["audit-stream", *arguments]
         self.returncode: int | None = None
-        out, child_out = os.pipe()
+        self.stdout: IO[str] | None = None
         status, child_status = os.pipe()
+        theirs = [child_status]
+        if stdout < 0:
+            out, stdout = os.pipe()
+            self.stdout = os.fdopen(out)
+            theirs.append(stdout)
         request = json.dumps([arguments, environ]).encode()
         try:
-            socket.send_fds(_origin(), [request], [child_out, stderr, child_status])
+            socket.send_fds(_origin(), [request], [stdin, stdout, stderr, child_status])
         finally:
-            os.close(child_out)
-            os.close(child_status)
-        self.stdout = os.fdopen(out)
+            for descriptor in theirs:
+                os.close(descriptor)
         self._status = os.fdopen(status)
         self.pid = int(self._status.readline())
 
@@ -79,7 +86,7 @@ def _serve(asked: socket.socket) -> list[str]:
     """Fork for each request; return, with its arguments, in the child that is to run it."""
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
-        request, descriptors, _, _ = socket.recv_fds(asked, 1 << 20, 3)
+        request, descriptors, _, _ = socket.recv_fds(asked, 1 << 20, 4)
         if not request:
             sys.exit()
         if os.fork() == 0:
@@ -90,13 +97,13 @@ def _serve(asked: socket.socket) -> list[str]:
             os.close(descriptor)
 
 
-def _run(arguments: list[str], environ: dict[str, str], out: int, err: int, status: int) -> list[str]:
+def _run(arguments: list[str], environ: dict[str, str], in_: int, out: int, err: int, status: int) -> list[str]:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if pid := os.fork():
         _report(pid, status)
-    os.dup2(out, 1)
-    os.dup2(err, 2)
-    for descriptor in {out, err, status} - {1, 2}:
+    for standard, descriptor in enumerate((in_, out, err)):
+        os.dup2(descriptor, standard)
+    for descriptor in (in_, out, err, status):
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(environ)

@@ -107,7 +107,7 @@ def _started(arguments: Sequence[str], settings: Mapping[str, str], log: IO[byte
             serve_command(*arguments), env=environ, stdout=subprocess.PIPE, stderr=stderr, text=True
         )
     else:
-        process = Forked(["serve", *arguments], environ, stderr)
+        process = Forked(["serve", *arguments], environ, stderr=stderr)
     assert process.stdout
     watchdog = threading.Timer(START_TIMEOUT_S, process.kill)
     watchdog.start()

@@ -16,6 +16,7 @@ from tempfile import TemporaryFile
 from time import monotonic
 from typing import Any, NamedTuple
 
+from tests.forking import Forked
 from tests.harness import clean_environ
 
 TIMEOUT_S = 60
@@ -26,14 +27,19 @@ def command(*arguments: str) -> list[str]:
 
 
 def run(*arguments: str, url: str = "", stdin: bytes = b"", **settings: str) -> "subprocess.CompletedProcess[bytes]":
-    """Run a command in a pipe, with a file as its standard input: a pipe might pause."""
+    """Run a command away from a terminal, with a file as its standard input: a pipe might pause."""
     environ = clean_environ(**{"AUDIT_STREAM_URL": url} if url else {}, **settings)
-    with TemporaryFile() as file:
+    with TemporaryFile() as file, TemporaryFile() as out, TemporaryFile() as err:
         file.write(stdin)
         file.seek(0)
-        return subprocess.run(
-            command(*arguments), stdin=file, env=environ, capture_output=True, timeout=TIMEOUT_S, check=False
-        )
+        forked = Forked(list(arguments), environ, stdin=file.fileno(), stdout=out.fileno(), stderr=err.fileno())
+        try:
+            code = forked.wait(TIMEOUT_S)
+        finally:
+            forked.kill()
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(forked.args, code, out.read(), err.read())
 
 
 def ids(output: bytes) -> list[int]:
