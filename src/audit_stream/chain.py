@@ -76,7 +76,12 @@ def link_hash(event_id: int, timestamp: bytes, kind: bytes, source: bytes, paylo
     """
     if QUOTE in timestamp or BACKSLASH in timestamp:
         raise ValueError(f"a timestamp needs no escapes: {timestamp!r}")
-    preimage = b'{"event_id":%d,"kind":%b,"payload":%b,"prev_hash":"%b","source":%b,"timestamp":"%b"}' % (
+    return sha256(preimage(event_id, timestamp, kind, source, payload, prev)).hexdigest().encode()
+
+
+def preimage(event_id: int, timestamp: bytes, kind: bytes, source: bytes, payload: bytes, prev: bytes) -> bytes:
+    """Return the canonical JSON of the six fields: the bytes that are hashed."""
+    return b'{"event_id":%d,"kind":%b,"payload":%b,"prev_hash":"%b","source":%b,"timestamp":"%b"}' % (
         event_id,
         quoted(kind),
         payload,
@@ -84,7 +89,6 @@ def link_hash(event_id: int, timestamp: bytes, kind: bytes, source: bytes, paylo
         quoted(source),
         timestamp,
     )
-    return sha256(preimage).hexdigest().encode()
 
 
 @lru_cache(maxsize=4096)

@@ -200,20 +200,28 @@ _exported = msgspec.json.Decoder(_Line)
 _FIELDS = set(Event._fields)
 
 
+def decoded(line: bytes) -> Event:
+    """The event as the API answers it, its payload the text as it stands. Raises msgspec.DecodeError, ValueError.
+
+    Whether that is the text that was hashed is for `verify` to tell.
+    """
+    read = _exported.decode(line)
+    return Event(
+        read.event_id,
+        read.timestamp.encode(),
+        read.kind.encode(),
+        read.source.encode(),
+        bytes(read.payload),
+        read.prev_hash.encode(),
+        read.hash.encode(),
+    )
+
+
 def read_line(line: bytes) -> Event:
     """Read a line of evidence. Raises ValueError, RecursionError."""
     line = line.strip()
     try:
-        read = _exported.decode(line)
-        event = Event(
-            read.event_id,
-            read.timestamp.encode(),
-            read.kind.encode(),
-            read.source.encode(),
-            bytes(read.payload),
-            read.prev_hash.encode(),
-            read.hash.encode(),
-        )
+        event = decoded(line)
         # As exported: nothing added, nothing said twice, and the payload is the text that was hashed.
         if to_json(event) == line and event.payload[:1] == b"{" and link_hash(*event[:6]) == event.hash:
             return event

@@ -1,7 +1,9 @@
 """Following live through lost connections and restarts: no event is left out, none comes twice."""
 
 import logging
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import TypeVar
 
 import httpx
 import msgspec
@@ -19,9 +21,21 @@ LONGEST_PAUSE_S = 30.0
 log = logging.getLogger("audit_stream.client")
 _event = msgspec.json.Decoder(Event)
 
+T = TypeVar("T")
+
 
 async def follow(http: Http, filters: Mapping[str, str], cursor: int) -> AsyncGenerator[Event, None]:
     """Yield every event behind `cursor`. Never ends by itself; raises Refused, ChainBroken."""
+    async with aclosing(follow_in_batches(http, filters, cursor, _event.decode)) as batches:
+        async for batch in batches:
+            for event in batch:
+                yield event
+
+
+async def follow_in_batches(
+    http: Http, filters: Mapping[str, str], cursor: int, read: Callable[[bytes], T]
+) -> AsyncGenerator[list[T], None]:
+    """As `follow`, what `read` makes of the events that arrived together; it may raise ValueError."""
     backoff = Backoff(None, longest_s=LONGEST_PAUSE_S)
     while True:
         at_least_s = 0.0
@@ -33,13 +47,15 @@ async def follow(http: Http, filters: Mapping[str, str], cursor: int) -> AsyncGe
                 await _raise_unless_a_stream(http, request, incoming)
                 async for chunk in incoming.chunks:
                     backoff = Backoff(None, longest_s=LONGEST_PAUSE_S)
+                    batch = list[T]()
                     for frame in parser.feed(chunk):
                         event_id = _number(frame.event_id)
                         if event_id > cursor:
-                            event = _decode(http, frame)
+                            batch.append(_decode(http, frame, read))
                             # Moved along first: whoever takes the event may never come back for the next.
                             cursor = event_id
-                            yield event
+                    if batch:
+                        yield batch
                     # A filtered stream tells how far it has looked.
                     cursor = max(cursor, _number(parser.last_id))
             reason = "the server ended the stream"
@@ -64,10 +80,10 @@ async def _raise_unless_a_stream(http: Http, request: Request, incoming: Incomin
     raise error
 
 
-def _decode(http: Http, frame: Frame) -> Event:
+def _decode(http: Http, frame: Frame, read: Callable[[bytes], T]) -> T:
     try:
-        return _event.decode(frame.data)
-    except msgspec.DecodeError as error:
+        return read(frame.data)
+    except (ValueError, msgspec.DecodeError) as error:
         raise Refused(f"{http.server}/stream carries what is no event: {error}") from error
 
 

@@ -1,8 +1,6 @@
 """Putting audit_stream into a database, looking at it, and taking it out again."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -10,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
+from audit_stream.database import transaction
 from audit_stream.errors import Misconfigured, Refused
 from audit_stream.sources.postgres.outbox import LEAD
 
@@ -61,7 +60,7 @@ def install(url: str) -> tuple[str | None, str]:
 
     All or nothing. Raises Misconfigured with the server's words when it cannot be done.
     """
-    with _connected(url) as connection:
+    with transaction(url) as connection:
         before = _installed(connection)
         if before and _number(before[0]) > _number(version()):
             raise Misconfigured(
@@ -84,7 +83,7 @@ def install(url: str) -> tuple[str | None, str]:
 
 def uninstall(url: str, *, discard: bool) -> bool:
     """Remove every trigger and the schema; False when there is nothing. Raises Waiting unless `discard`."""
-    with _connected(url) as connection:
+    with transaction(url) as connection:
         installed = _installed(connection)
         if not installed:
             return False
@@ -112,7 +111,7 @@ def uninstall(url: str, *, discard: bool) -> bool:
 
 def status(url: str) -> Status | None:
     """How it is; None when it is not installed."""
-    with _connected(url) as connection:
+    with transaction(url) as connection:
         installed = _installed(connection)
         if not installed:
             return None
@@ -154,14 +153,3 @@ def _installed(connection: "psycopg.Connection[Any]") -> tuple[str, How] | None:
 
 def _number(text: str) -> list[int]:
     return [int(part) for part in re.findall(r"\d+", text)]
-
-
-@contextmanager
-def _connected(url: str) -> "Iterator[psycopg.Connection[Any]]":
-    """One transaction. Raises Misconfigured with the server's own words."""
-    try:
-        with psycopg.connect(url, fallback_application_name="audit-stream", connect_timeout=10) as connection:
-            yield connection
-    except psycopg.Error as error:
-        hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
-        raise Misconfigured(f"{str(error).strip()}{hint}") from error

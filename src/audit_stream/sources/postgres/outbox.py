@@ -11,8 +11,9 @@ from typing import Any, NamedTuple, Self
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
-from psycopg.conninfo import conninfo_to_dict
 
+from audit_stream.database import Lost as Lost
+from audit_stream.database import connect, first_line
 from audit_stream.errors import Misconfigured
 from audit_stream.sources.postgres.changes import Change
 
@@ -22,15 +23,6 @@ LEAD = 0x6175646974
 # Held while the relay sleeps, and shared by every transaction that found it awake: see audit_stream.record().
 ASLEEP = LEAD + 1
 APPLICATION_NAME = "audit-stream-bridge"
-
-# What a URL may say otherwise. A network that swallows packets is noticed in a minute, not in the system's two hours.
-_CONNECTION = {
-    "connect_timeout": 10,
-    "fallback_application_name": APPLICATION_NAME,
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-}
 
 # Losing the end of what we committed costs nothing: the rows are back, and are sent again under the same keys.
 _SESSION = """
@@ -62,10 +54,6 @@ class Lag(NamedTuple):
     dead_letters: int
 
 
-class Lost(Exception):
-    """The connection, or the server's ability to do what it was asked. Trying again on a new one may help."""
-
-
 class _Bytes(Loader):
     """Text as it comes: a database in SQL_ASCII may hold what no encoding explains."""
 
@@ -80,15 +68,7 @@ class Outbox:
     @classmethod
     async def connect(cls, url: str) -> "Outbox":
         """Raises Lost when the database cannot be had now, Misconfigured when that will not change by itself."""
-        try:
-            given = conninfo_to_dict(url)
-        except psycopg.ProgrammingError as error:
-            raise Misconfigured(f"DATABASE_URL: {_first_line(error)}") from error
-        parameters = {**_CONNECTION, **given, "client_encoding": "utf8"}
-        try:
-            connection = await psycopg.AsyncConnection.connect(autocommit=True, **parameters)  # type: ignore[arg-type]
-        except psycopg.OperationalError as error:
-            raise Lost(_first_line(error)) from error
+        connection = await connect(url, APPLICATION_NAME)
         connection.adapters.register_loader("text", _Bytes)
         outbox = cls(connection)
         try:
@@ -189,16 +169,12 @@ class Outbox:
 def _meaning(error: psycopg.Error) -> Exception:
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return Misconfigured(
-            f"the relay's role may not do its work: {_first_line(error)};"
+            f"the relay's role may not do its work: {first_line(error)};"
             " whoever installed audit_stream can say SELECT audit_stream.allow_relay('ROLE')"
         )
     if isinstance(error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction):
         return Misconfigured(
-            f"audit_stream is not, or no longer, installed as this relay needs it: {_first_line(error)}"
+            f"audit_stream is not, or no longer, installed as this relay needs it: {first_line(error)}"
         )
     # Whatever else it is: changes wait, the log says why, and it is tried again.
-    return Lost(_first_line(error))
-
-
-def _first_line(error: psycopg.Error) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return Lost(first_line(error))
