@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from audit_stream.client.arguments import address_of
 from audit_stream.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -28,6 +27,8 @@ class Listen(NamedTuple):
 
 
 def spine_url(text: str) -> str:
+    from audit_stream.client.arguments import address_of
+
     try:
         # Those before us were given the address of POST /events, and people have it in their deployments.
         return address_of(re.sub(r"/events/?$", "", text))

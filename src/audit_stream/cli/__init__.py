@@ -15,6 +15,7 @@ from audit_stream.cli.failures import Failed
 from audit_stream.cli.import_ import import_
 from audit_stream.cli.output import complain, until_reader_leaves
 from audit_stream.cli.postgres import postgres
+from audit_stream.cli.project import project
 from audit_stream.cli.query import query
 from audit_stream.cli.reindex import reindex
 from audit_stream.cli.serve import serve
@@ -53,7 +54,7 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for reading_and_writing in (serve, append, tail, query, verify, export, import_, evidence, bus, postgres):
+for reading_and_writing in (serve, append, tail, query, verify, export, import_, evidence, bus, postgres, project):
     root.add_command(reading_and_writing)
 for tending in (stats, doctor, reindex, token):
     root.add_command(tending)

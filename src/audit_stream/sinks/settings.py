@@ -9,30 +9,14 @@ from typing import cast, get_args
 
 import msgspec
 
-from audit_stream.client.arguments import DEFAULT_URL, authorization_of
-from audit_stream.daemon import Listen, Variable, level, listen, spine_url
+from audit_stream.client.arguments import authorization_of
+from audit_stream.daemon import Listen, level, listen, spine_url
 from audit_stream.errors import Misconfigured
 from audit_stream.sinks import purview
 from audit_stream.sinks.sink import NAMES, Name
+from audit_stream.sinks.variables import VARIABLES
 
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-
-VARIABLES = {
-    "PROJECT_TO": Variable(
-        "",
-        "postgres, purview, trust, jsonl; not set: postgres with DATABASE_URL, purview and trust with LOG_DIR",
-    ),
-    "AUDIT_STREAM_URL": Variable(DEFAULT_URL, "the spine"),
-    "AUDIT_STREAM_TOKEN": Variable("", "sent to the spine as Authorization: Bearer"),
-    "DATABASE_URL": Variable("", "the database: postgresql://user@host/name, or what else libpq takes"),
-    "LOG_DIR": Variable("", "the folder in which purview, trust and jsonl have theirs"),
-    "TENANT_ID": Variable("", "the tenant of events that name none"),
-    "PURVIEW_FORMAT": Variable("azure", "azure: Azure Monitor resource logs; o365: Office 365 Management Activity"),
-    "JSONL_ROTATE": Variable("day", "day, or a size such as 100M: when jsonl begins a new file"),
-    "LOG_GZIP": Variable("off", "on: files of past days, or full ones, become .gz"),
-    "LOG_LEVEL": Variable("INFO", "least severe message to log: DEBUG, INFO, WARNING or ERROR"),
-    "METRICS_LISTEN": Variable("127.0.0.1:8095", "where GET /metrics is answered: host:port, or off"),
-}
 
 
 class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,7 +45,7 @@ class SinkSettings(msgspec.Struct, frozen=True, kw_only=True):
         found = {name: text or VARIABLES[name].default for name, text in given.items()}
         sinks = _sinks(found["PROJECT_TO"]) if found["PROJECT_TO"] else _implied(found)
         if "postgres" in sinks:
-            _check_database_url(found["DATABASE_URL"])
+            check_database_url(found["DATABASE_URL"])
         if set(sinks) - {"postgres"} and not found["LOG_DIR"]:
             raise Misconfigured("LOG_DIR is not set: name the folder for the files, such as /var/log/audit")
         return cls(
@@ -93,7 +77,7 @@ def _sinks(text: str) -> tuple[Name, ...]:
     return cast("tuple[Name, ...]", named)
 
 
-def _check_database_url(url: str) -> None:
+def check_database_url(url: str) -> None:
     if not url:
         raise Misconfigured("DATABASE_URL is not set: name the database, such as postgresql://user@localhost/app")
     if not find_spec("psycopg"):

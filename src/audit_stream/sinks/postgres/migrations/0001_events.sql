@@ -128,10 +128,12 @@ LANGUAGE sql STABLE AS $$
                 THEN format('event_id should be %s', lag(e.event_id) OVER chain + 1)
             WHEN e.prev_hash <> lag(e.hash) OVER chain THEN 'prev_hash mismatch'
             WHEN encode(sha256(e.canonical), 'hex') <> e.hash THEN 'hash mismatch'
-            WHEN convert_from(e.canonical, 'SQL_ASCII') !~ (
-                '^{"event_id":' || e.event_id || ',"kind":"' || e.kind || '","payload":.*,"prev_hash":"' || e.prev_hash
-                || '","source":"([^"\\]|\\.)*","timestamp":"[^"\\]*"}$'
-            ) THEN 'event_id, kind or prev_hash is not what was hashed'
+            WHEN regexp_match(
+                convert_from(e.canonical, 'SQL_ASCII'),
+                '^{"event_id":(\d+),"kind":"([^"]*)","payload":.*'
+                ',"prev_hash":"([0-9a-f]{64})","source":"(?:[^"\\]|\\.)*","timestamp":"[^"\\]*"}$'
+            ) IS DISTINCT FROM ARRAY[e.event_id::text, e.kind, e.prev_hash]
+                THEN 'event_id, kind or prev_hash is not what was hashed'
         END AS reason
         FROM audit_events.events AS e
         WINDOW chain AS (ORDER BY e.event_id)
