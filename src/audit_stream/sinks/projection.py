@@ -75,6 +75,9 @@ class Projection:
                     if events:
                         await self._sink.write(events)
                         self._wrote(len(events), Head(events[-1].event_id, events[-1].hash))
+                    elif live:
+                        log.info("%s has all of the chain, up to #%d", self.progress.sink, self.progress.head.event_id)
+                        self.progress.failing = ""
                     if live:
                         self.progress.caught_up_at = monotonic()
                         await self._sink.rest()

@@ -118,6 +118,16 @@ LANGUAGE sql STABLE AS $$
     ) AS line
 $$;
 
+-- What the hashed bytes say of the place in the chain. Within a JSON text quotes are escaped, so the last
+-- ,"prev_hash":" is the one that means it. (A regular expression for all of it takes fifty times as long.)
+CREATE FUNCTION audit_events.says_its_place(canonical bytea, event_id bigint, kind text, prev_hash text)
+RETURNS boolean LANGUAGE sql IMMUTABLE AS $$
+    SELECT starts_with(said, '{"event_id":' || event_id || ',"kind":"' || kind || '","payload":{')
+        AND substr(said, length(said) + 2 - strpos(reverse(said), reverse(',"prev_hash":"')), 66)
+            = prev_hash || '",'
+    FROM convert_from(canonical, 'SQL_ASCII') AS said
+$$;
+
 -- Recompute every link of what the table holds, with nothing but the table. No row: all hold. What rows before the
 -- first one said, and whether newer ones are missing, it cannot tell: compare the last hash with one kept elsewhere.
 CREATE FUNCTION audit_events.verify() RETURNS TABLE (event_id bigint, reason text)
@@ -128,11 +138,7 @@ LANGUAGE sql STABLE AS $$
                 THEN format('event_id should be %s', lag(e.event_id) OVER chain + 1)
             WHEN e.prev_hash <> lag(e.hash) OVER chain THEN 'prev_hash mismatch'
             WHEN encode(sha256(e.canonical), 'hex') <> e.hash THEN 'hash mismatch'
-            WHEN regexp_match(
-                convert_from(e.canonical, 'SQL_ASCII'),
-                '^{"event_id":(\d+),"kind":"([^"]*)","payload":.*'
-                ',"prev_hash":"([0-9a-f]{64})","source":"(?:[^"\\]|\\.)*","timestamp":"[^"\\]*"}$'
-            ) IS DISTINCT FROM ARRAY[e.event_id::text, e.kind, e.prev_hash]
+            WHEN NOT audit_events.says_its_place(e.canonical, e.event_id, e.kind, e.prev_hash)
                 THEN 'event_id, kind or prev_hash is not what was hashed'
         END AS reason
         FROM audit_events.events AS e
