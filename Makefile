@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export AUDIT_STREAM_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: run test test-browser faults bus relay-kills lint format bench clean
+.PHONY: run test test-browser faults bus relay-kills project-kills lint format bench clean
 
 # The environment is made again whenever what it is made from changes.
 $(VENV)/.run: pyproject.toml
@@ -42,6 +42,11 @@ bus: $(VENV)/.dev
 relay-kills: $(VENV)/.dev
 	@AUDIT_STREAM_TEST_RELAY_KILLS=$(or $(KILLS),30) AUDIT_STREAM_TEST_RELAY_SEED=$(or $(SEED),1) \
 		$(BIN)/python -m pytest tests/postgres/test_relay_killed.py -k again_and_again -n 0 -s $(ARGS)
+
+# 30 SIGKILLs of the projections; KILLS=100 SEED=7 for another run.
+project-kills: $(VENV)/.dev
+	@AUDIT_STREAM_TEST_PROJECT_KILLS=$(or $(KILLS),30) AUDIT_STREAM_TEST_PROJECT_SEED=$(or $(SEED),1) \
+		$(BIN)/python -m pytest tests/sinks/test_killed.py -k again_and_again -n 0 -s $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -58,7 +58,7 @@ def test_from_init_to_status(
 
 def test_status_for_people(spine: ServerProcess, tmp_path: Path, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     newest = append(spine, 3)
-    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     where = ("--to", "trust", "--to", "postgres", "--log-dir", str(tmp_path), "--url", spine.url)
     code, text = say("status", *where, "--database-url", "postgresql:///x?host=/nowhere")

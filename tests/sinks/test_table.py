@@ -17,6 +17,7 @@ from audit_stream.sinks.record import record_of
 from audit_stream.sinks.sink import Position, SinkFailed
 from tests.postgres.servers import Database, Postgres
 from tests.sinks.chains import AUDITED, chained, done, head_of, numbered
+from tests.sinks.test_docs import GRANTS
 
 ODD: dict[str, Any] = {
     "actor": "nul\0 and café",
@@ -211,7 +212,6 @@ def test_the_printed_sql_makes_the_same(postgres: Postgres) -> None:
 
 
 def test_a_role_with_the_documented_rights_can_project_and_no_more(database: Database) -> None:
-    from tests.sinks.test_docs import GRANTS
 
     role = database.name
     database.run(*(statement.replace("audit_project", role) for statement in GRANTS))
