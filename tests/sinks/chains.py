@@ -89,7 +89,8 @@ def fill(sink: FolderSink, *batches: list[Event]) -> Position:
         finally:
             await sink.close()
 
-    return done(filled())
+    position: Position = done(filled())
+    return position
 
 
 def done(work: Coroutine[Any, Any, Any]) -> Any:

@@ -1,7 +1,6 @@
 """Projections for the tests: in this process, and as a process."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -10,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from audit_stream.sinks.projections import Projections
+from audit_stream.sinks.settings import SinkSettings
 from tests.harness import ServerProcess, clean_environ
 from tests.sinks.chains import ids_in
 
@@ -59,17 +60,15 @@ class ProjectProcess:
         return self.process.wait(30)
 
 
-def project_once(environ: dict[str, str], *arguments: str) -> tuple[int, dict[str, Any], str]:
-    """Exit code, what it said of each sink, and its standard error."""
-    done = subprocess.run(
-        [sys.executable, "-m", "audit_stream", "project", "--once", *arguments],
-        env=environ,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    said = [json.loads(line) for line in done.stdout.splitlines()]
-    return done.returncode, {line["sink"]: line for line in said}, done.stderr
+def project_once(environ: dict[str, str]) -> tuple[dict[str, str], dict[str, int]]:
+    """As `--once` does: what went wrong, and how far each sink has come."""
+
+    async def project() -> tuple[dict[str, str], dict[str, int]]:
+        projections = Projections(SinkSettings.from_env(environ))
+        failed = {str(sink): said for sink, said in (await projections.run_to_the_end()).items()}
+        return failed, {progress.sink: progress.head.event_id for progress in projections.progress}
+
+    return asyncio.run(project())
 
 
 def assert_each_once(folder: Path, newest: int) -> None:

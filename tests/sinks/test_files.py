@@ -53,7 +53,7 @@ def test_what_a_crash_left_is_cut_off_and_whole_lines_stay(tmp_path: Path, name:
     path = tmp_path / "lines.jsonl"
     path.write_bytes(left)
     found = mended(path, after)
-    assert (path.read_bytes(), found) == (kept, Mended(last and head(last), torn=left != kept))
+    assert (path.read_bytes(), found) == (kept, Mended(head(last) if last else None, torn=left != kept))
     assert mended(path, after) == Mended(found.last, torn=False)
 
 

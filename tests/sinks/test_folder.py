@@ -117,23 +117,23 @@ def test_a_crash_at_any_step_of_a_write_leaves_no_gap_and_no_duplicate(
     events = numbered(9, days=DAYS)
     fill(sink, events[:3])
     steps = iter(range(100))
-    real = {"write": os.write, "fsync": os.fsync, "pwrite": os.pwrite}
+    real_write, real_fsync, real_pwrite = os.write, os.fsync, os.pwrite
 
     def write(fd: int, text: bytes) -> int:
         if next(steps) == step:
-            real["write"](fd, bytes(text)[: len(text) // 2])
+            real_write(fd, bytes(text)[: len(text) // 2])
             raise Killed
-        return real["write"](fd, text)  # type: ignore[no-any-return]
+        return real_write(fd, text)
 
     def fsync(fd: int) -> None:
         if next(steps) == step:
             raise Killed
-        real["fsync"](fd)
+        real_fsync(fd)
 
     def pwrite(fd: int, text: bytes, offset: int) -> int:
         if next(steps) == step:
             raise Killed
-        return real["pwrite"](fd, text, offset)  # type: ignore[no-any-return]
+        return real_pwrite(fd, text, offset)
 
     for function in (write, fsync, pwrite):
         monkeypatch.setattr(os, function.__name__, function)
