@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.rows import batch, bus, long_chain, post, postgres, replicas, sse, verify
+from benchmarks.rows import batch, bus, long_chain, post, postgres, projection, replicas, sse, verify
 from benchmarks.session import Session
 from benchmarks.table import Line
 
@@ -18,5 +18,6 @@ ROWS: dict[str, Callable[[Session], list[Line]]] = {
     "bus": bus.against_published,
     "outbox": postgres.watched_against_unwatched,
     "relay": postgres.end_to_end,
+    "projection": projection.each_sink,
     "long-chain": long_chain.all_on_one_chain,
 }

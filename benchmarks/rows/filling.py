@@ -16,6 +16,11 @@ def fill(url: str, events: int) -> None:
     common = workload.batch(min(A_CALL, events))
     with_rare = {rare: workload.batch(min(A_CALL, events), rare=rare) for rare in _rare_in(calls) if rare}
     bodies = [with_rare.get(rare, common) for rare in _rare_in(calls)]
+    post_all(url, bodies)
+
+
+def post_all(url: str, bodies: list[bytes]) -> None:
+    """Append these batches, two at a time."""
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda share: _post(url, share), (bodies[0::2], bodies[1::2])))
 

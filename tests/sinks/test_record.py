@@ -110,6 +110,12 @@ def test_times_become_utc(text: str, time: str) -> None:
     assert record({"timestamp": text}).time_text == time
 
 
+def test_a_lone_surrogate_in_an_older_chain_is_read_as_it_is() -> None:
+    event = an_event({})._replace(payload=rb'{"actor":"\ud800","metadata":{"n":123456789012345678901234567890}}')
+    found = record_of(event)
+    assert (found.actor, found.metadata) == ("\ud800", {"n": 123456789012345678901234567890})
+
+
 def test_of_the_published_payloads_nothing_is_lost(vectors: dict[str, list[dict[str, Any]]]) -> None:
     for vector in vectors["events"]:
         payload = vector["event"]["payload"]
