@@ -48,7 +48,7 @@ def test_from_init_to_status(
     code, text = say("status", "--log-dir", str(tmp_path))
     said = json.loads(text)
     assert (code, said["spine"]) == (0, {"event_id": newest})
-    assert [(row["sink"], row["event_id"], row["lag"], row["held"]) for row in said["sinks"]] == [
+    assert [(row["sink"], row["event_id"], row["lag"], row["at_work"]) for row in said["sinks"]] == [
         (sink, newest, 0, False) for sink in ("postgres", "purview", "trust")
     ]
     append(spine, 2)

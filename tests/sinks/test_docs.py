@@ -66,7 +66,7 @@ def test_the_readme_s_commands_project_into_files_and_rows(
         typed.wait(30)
         typed.stderr.close() if typed.stderr else None
     assert not left
-    assert [(row["sink"], row["lag"], row["held"]) for row in json.loads(said)["sinks"]] == [
+    assert [(row["sink"], row["lag"], row["at_work"]) for row in json.loads(said)["sinks"]] == [
         ("postgres", 0, True),
         ("purview", 0, True),
     ]

@@ -244,13 +244,13 @@ def test_a_file_that_was_moved_away_is_begun_anew_and_not_filled_again(
 def test_only_one_writes_at_a_time(tmp_path: Path, sink: FolderSink) -> None:
     async def both() -> None:
         await sink.open()
-        assert (await sink.standing()).held
+        assert (await sink.standing()).at_work
         other = folder_sink(sink.name, tmp_path)
         with pytest.raises(SinkFailed, match="another projection writes to"):
             await other.open()
         await other.close()
         await sink.close()
-        assert not (await sink.standing()).held
+        assert not (await sink.standing()).at_work
         await other.open()
         await other.close()
 

@@ -104,6 +104,7 @@ def test_a_spine_that_is_killed_and_comes_back_leaves_no_gap(redis_url: str, cha
     async def project() -> int:
         async with running(chosen) as projections:  # there is no server yet
             await until(lambda: all(progress.failing for progress in projections.progress))
+            await until(lambda: projections.spine_away)
             with running_server(**serving) as server:
                 newest = await asyncio.to_thread(append, server, 30)
                 await until(lambda: everywhere(projections, newest))

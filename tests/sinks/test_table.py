@@ -175,12 +175,12 @@ def test_only_one_writes_at_a_time(database: Database) -> None:
     async def both() -> None:
         one, other = TableSink(database.url, None), TableSink(database.url, None)
         await one.open()
-        assert (await other.standing()).held
+        assert (await other.standing()).at_work
         with pytest.raises(SinkFailed, match="another projection writes to this database"):
             await other.open()
         await other.close()
         await one.close()
-        assert not (await other.standing()).held
+        assert not (await other.standing()).at_work
 
     done(both())
 

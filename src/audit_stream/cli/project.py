@@ -165,7 +165,7 @@ def status(ctx: click.RichContext, /, as_json: bool, **_: Any) -> int:
         write_lines([msgspec.json.encode({"spine": spine, "sinks": rows})])
     else:
         _show(newest, rows)
-    well = all("error" not in row and (row["held"] or not row["lag"]) for row in rows)
+    well = all("error" not in row and (row["at_work"] or not row["lag"]) for row in rows)
     return 0 if well and isinstance(newest, int) else 1
 
 
@@ -206,7 +206,7 @@ def _show(newest: int | Exception, rows: list[dict[str, Any]]) -> None:
             continue
         lag = "?" if row["lag"] is None else f"{row['lag']:,}"
         nobody = Text("nobody: run `audit-stream project`", style="red" if row["lag"] else "dim")
-        table.add_row(row["sink"], f"#{row['event_id']}", lag, Text("yes", style="green") if row["held"] else nobody)
+        table.add_row(row["sink"], f"#{row['event_id']}", lag, Text("yes", style="green") if row["at_work"] else nobody)
     out.print(table)
 
 

@@ -46,13 +46,13 @@ def standing(path: Path) -> Standing:
         with path.open("rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                held = False
+                at_work = False
             except BlockingIOError:
-                held = True
+                at_work = True
             head = _parsed(file.read(SIZE_BYTES), path)
     except FileNotFoundError:
         return Standing(0, START.hash.decode(), False)
-    return Standing(head.event_id, head.hash.decode(), held)
+    return Standing(head.event_id, head.hash.decode(), at_work)
 
 
 def _parsed(text: bytes, path: Path) -> Head:

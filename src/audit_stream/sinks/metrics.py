@@ -44,3 +44,5 @@ class Collector(_Collector):
                 for progress in self._projections.progress:
                     family.add_metric([progress.sink], value(progress))  # type: ignore[attr-defined]
                 yield family
+        text = "1 when the spine did not answer the last look at where the chain ends"
+        yield GaugeMetricFamily(f"{_NAME}_spine_away", text, value=self._projections.spine_away)

@@ -24,6 +24,8 @@ class Projections:
         self._chain = Chain(settings.audit_stream_url, settings.headers)
         self._projections = [Projection(sink, self._chain) for sink in sinks_of(settings)]
         self._newest = 0
+        self.spine_away = False
+        """Whether it did not answer when it was last looked at."""
 
     @property
     def progress(self) -> list[Progress]:
@@ -70,6 +72,9 @@ class Projections:
         while True:
             try:
                 self._newest = (await self._chain.head()).event_id
+                self.spine_away = False
             except AuditStreamError as error:
-                log.debug("where the chain ends is not known now: %s", error)
+                if not self.spine_away:
+                    log.warning("the spine is away: %s", error)
+                self.spine_away = True
             await asyncio.sleep(LOOK_EVERY_S)

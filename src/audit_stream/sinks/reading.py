@@ -15,7 +15,6 @@ from audit_stream.chain import START, Event, Head, verify
 from audit_stream.client.asynchronous import NDJSON
 from audit_stream.client.following import follow_in_batches
 from audit_stream.client.http import Http, is_about_an_event
-from audit_stream.client.models import Stats
 from audit_stream.client.wire import AsyncioWire, Incoming, Request
 from audit_stream.errors import ChainBroken, Refused
 from audit_stream.evidence import decoded
@@ -35,6 +34,11 @@ class Batch(NamedTuple):
     live: bool
 
 
+class _Stats(msgspec.Struct):
+    last_event_id: int
+    latest_hash: str | None
+
+
 class Chain:
     """One server. Raises AuditStreamError for all that goes wrong; asking again later is always safe."""
 
@@ -47,7 +51,7 @@ class Chain:
     async def head(self) -> Head:
         """The newest event."""
         found = await self._http.ask_for(
-            Request("GET", "stats"), lambda answer: msgspec.json.decode(answer.body, type=Stats), patience_s=0
+            Request("GET", "stats"), lambda answer: msgspec.json.decode(answer.body, type=_Stats), patience_s=0
         )
         return Head(found.last_event_id, found.latest_hash.encode()) if found.latest_hash else START
 

@@ -28,7 +28,7 @@ class Standing(NamedTuple):
 
     event_id: int
     hash: str
-    held: bool
+    at_work: bool
     """Whether a projection is at work on it."""
 
 
