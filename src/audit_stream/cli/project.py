@@ -70,7 +70,8 @@ def project(ctx: click.RichContext, /, once: bool, as_json: bool, **_: Any) -> i
     from audit_stream.daemon import log_to_stderr
 
     settings = _settings(ctx.obj)
-    log_to_stderr(settings.log_level)
+    # What `--once` did is its output.
+    log_to_stderr("WARNING" if once and settings.log_level == "INFO" else settings.log_level)
     if once:
         return asyncio.run(_once(settings, wants_json(as_json)))
     asyncio.run(_for_ever(settings))

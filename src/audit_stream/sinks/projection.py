@@ -68,8 +68,8 @@ class Projection:
         """Take hold of the sink, and fill it. Raises what went wrong."""
         try:
             position = await self._sink.open()
-            await self._chain.check(position.newest)
             self.progress.head = position.behind
+            await self._chain.check(position.newest)
             async with aclosing(self._chain.batches(position.behind)) as batches:
                 async for events, live in batches:
                     if events:
