@@ -26,7 +26,7 @@ import msgspec
 
 from audit_stream.chain import Event
 from audit_stream.errors import Refused
-from audit_stream.event import instant
+from audit_stream.timestamps import instant
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
