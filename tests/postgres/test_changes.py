@@ -4,10 +4,11 @@ import json
 
 import pytest
 
+from audit_stream.daemon import Listen
 from audit_stream.errors import Misconfigured
 from audit_stream.event import canonical_text, decode
 from audit_stream.sources.postgres.changes import Change, as_event, canonical_payload
-from audit_stream.sources.postgres.settings import Listen, RelaySettings
+from audit_stream.sources.postgres.settings import RelaySettings
 
 
 def sent(value_text: str) -> object:

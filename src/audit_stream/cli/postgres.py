@@ -1,7 +1,6 @@
 """audit-stream postgres: the tables of a database as a producer."""
 
 import asyncio
-import logging
 import os
 import signal
 import sys
@@ -148,13 +147,12 @@ def relay() -> int:
     Several may run: one leads, the others wait for its place. Settings are environment variables: DATABASE_URL,
     AUDIT_STREAM_URL, AUDIT_STREAM_TOKEN, POLL_TIMEOUT, LOG_LEVEL and METRICS_LISTEN. docs/postgres.md has them all.
     """
+    from audit_stream.daemon import log_to_stderr
     from audit_stream.sources.postgres.relay import Relay
     from audit_stream.sources.postgres.settings import RelaySettings
 
     settings = RelaySettings.from_env(os.environ)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=settings.log_level)
-    for library in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(library).setLevel(logging.WARNING)  # they tell of each request
+    log_to_stderr(settings.log_level)
 
     async def run() -> None:
         running = Relay(settings)

@@ -1,13 +1,8 @@
 """The relay's own numbers, at GET /metrics in Prometheus' format."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
-
-from audit_stream.errors import Misconfigured
 from audit_stream.sources.postgres.outbox import Lag
-from audit_stream.sources.postgres.settings import Listen
 
 
 class Metrics:
@@ -38,21 +33,3 @@ class Metrics:
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(name, text, registry=self.registry)
-
-
-@contextmanager
-def served(metrics: Metrics, listen: Listen) -> Iterator[int]:
-    """Answer GET /metrics until the block ends; yields the port. Raises Misconfigured when the address is not free."""
-    try:
-        server, thread = start_http_server(listen.port, listen.host, metrics.registry)
-    except OSError as error:
-        raise Misconfigured(
-            f"METRICS_LISTEN: cannot listen on {listen.host}:{listen.port}: {error.strerror};"
-            " choose another address, 127.0.0.1:0 for any free port, or off"
-        ) from error
-    try:
-        yield server.server_port
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -11,14 +11,14 @@ At each step, what is known and who repairs it:
 import asyncio
 import logging
 from collections.abc import Coroutine
-from contextlib import ExitStack
 from time import monotonic
 from typing import Any, TypeVar
 
 from audit_stream.client.http import Backoff, retry_after_s
-from audit_stream.errors import AuditStreamError, Misconfigured
+from audit_stream.daemon import served
+from audit_stream.errors import AuditStreamError
 from audit_stream.sources.postgres.changes import Outgoing, outgoing
-from audit_stream.sources.postgres.metrics import Metrics, served
+from audit_stream.sources.postgres.metrics import Metrics
 from audit_stream.sources.postgres.outbox import Lost, Outbox
 from audit_stream.sources.postgres.settings import RelaySettings
 from audit_stream.sources.postgres.spine import Refusal, Spine
@@ -54,8 +54,8 @@ class Relay:
 
     async def run(self) -> None:
         """Drain until stopped. Raises Misconfigured for what waiting does not mend."""
-        with ExitStack() as stack:
-            self._serve_metrics(stack)
+        listen, asked_for = self._settings.metrics, self._settings.metrics_asked_for
+        with served(self._metrics.registry, listen, log, asked_for=asked_for):
             spine = Spine(self._settings.audit_stream_url, self._settings.headers)
             work = asyncio.create_task(self._work(spine))
             stopped = asyncio.create_task(self._stopping.wait())
@@ -74,19 +74,6 @@ class Relay:
                 await _ended(work)
                 await spine.close()
         log.info("stopped")
-
-    def _serve_metrics(self, stack: ExitStack) -> None:
-        if self._settings.metrics is None:
-            return
-        try:
-            port = stack.enter_context(served(self._metrics, self._settings.metrics))
-        except Misconfigured as error:
-            if self._settings.metrics_asked_for:
-                raise
-            # A second relay on one machine is nothing to fail for.
-            log.warning("no metrics: %s", error)
-        else:
-            log.info("metrics at http://%s:%d/metrics", self._settings.metrics.host, port)
 
     # --- the database: connect, lead, drain, and again
 

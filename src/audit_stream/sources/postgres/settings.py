@@ -3,19 +3,12 @@
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import msgspec
 
-from audit_stream.client.arguments import DEFAULT_URL, address_of, authorization_of
+from audit_stream.client.arguments import DEFAULT_URL, authorization_of
+from audit_stream.daemon import Listen, Variable, level, listen, spine_url
 from audit_stream.errors import Misconfigured
-
-LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
-
-
-class Listen(NamedTuple):
-    host: str
-    port: int
 
 
 class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,25 +28,15 @@ class RelaySettings(msgspec.Struct, frozen=True, kw_only=True):
         environ = os.environ if environ is None else environ
         given = {name: environ.get(name, "").strip() for name in VARIABLES}
         found = {name: text or VARIABLES[name].default for name, text in given.items()}
-        try:
-            # The bridge was given the address of POST /events, and people have it in their deployments.
-            url = address_of(re.sub(r"/events/?$", "", found["AUDIT_STREAM_URL"]))
-        except Misconfigured as error:
-            raise Misconfigured(f"AUDIT_STREAM_URL: {error}") from error
         return cls(
             database_url=database_url(found["DATABASE_URL"]),
-            audit_stream_url=url,
+            audit_stream_url=spine_url(found["AUDIT_STREAM_URL"]),
             headers=authorization_of(found["AUDIT_STREAM_TOKEN"]),
             poll_s=_seconds("POLL_TIMEOUT", found["POLL_TIMEOUT"]),
-            log_level=_level("LOG_LEVEL", found["LOG_LEVEL"]),
-            metrics=_listen("METRICS_LISTEN", found["METRICS_LISTEN"]),
+            log_level=level(found["LOG_LEVEL"]),
+            metrics=listen(found["METRICS_LISTEN"]),
             metrics_asked_for=bool(given["METRICS_LISTEN"]),
         )
-
-
-class Variable(NamedTuple):
-    default: str
-    help: str
 
 
 VARIABLES = {
@@ -76,18 +59,3 @@ def _seconds(name: str, text: str) -> float:
     if not re.fullmatch(r"\d{1,4}(\.\d{1,3})?", text, re.ASCII) or float(text) == 0:
         raise Misconfigured(f"{name}: {text!r} is no number of seconds above 0, such as 5 or 0.5")
     return float(text)
-
-
-def _level(name: str, text: str) -> str:
-    if text.upper() not in LEVELS:
-        raise Misconfigured(f"{name}: {text!r} is not one of {', '.join(LEVELS)}")
-    return text.upper()
-
-
-def _listen(name: str, text: str) -> Listen | None:
-    if text.lower() == "off":
-        return None
-    host, _, port = text.rpartition(":")
-    if not re.fullmatch(r"\d{1,5}", port, re.ASCII) or int(port) > 65535:
-        raise Misconfigured(f"{name}: {text!r} is no address; write it like 127.0.0.1:8094, or off")
-    return Listen(host.strip("[]") or "127.0.0.1", int(port))
