@@ -7,6 +7,10 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO
 
+# Read once, before there are threads: to ask for it is to change it, for all of them.
+_UMASK = os.umask(0)
+os.umask(_UMASK)
+
 
 class Replacement:
     """What is to stand in the place of a file; it takes that place when `commit` is called, or never."""
@@ -38,14 +42,8 @@ def replacing(path: Path) -> Iterator[Replacement]:
         replacement = Replacement(path, file)
         try:
             # Temporary files are for their owner alone; this one gets the rights of the file it replaces.
-            Path(file.name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_umask())
+            Path(file.name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
             yield replacement
         finally:
             if not replacement.committed:
                 Path(file.name).unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

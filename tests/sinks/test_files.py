@@ -36,6 +36,12 @@ ENDS = {
     "another program's lines": (OTHERS * 3, OTHERS * 3, None),
     "half a line behind another program's": (OTHERS * 3 + line(7)[:9], OTHERS * 3, None),
     "another program's lines behind ours": (WHOLE + OTHERS, WHOLE + OTHERS, 2),
+    "another program's behind long ones of ours": (
+        line(1, BLOCK_BYTES) + line(2) + OTHERS + line(3)[:9],
+        line(1, BLOCK_BYTES) + line(2) + OTHERS,
+        2,
+    ),
+    "much of another program's": (OTHERS * 3000 + b"{", OTHERS * 3000, None),
     "a long torn line": (WHOLE + line(3, 3 * BLOCK_BYTES)[:-5], WHOLE, 2),
     "long lines": (WHOLE + line(3, 3 * BLOCK_BYTES), WHOLE + line(3, 3 * BLOCK_BYTES), 3),
     "many lines, then zeros": (

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from audit_stream.chain import START, Event
 from audit_stream.errors import ChainBroken, Refused
+from audit_stream.sinks import projections as projections_module
 from audit_stream.sinks import running
 from audit_stream.sinks.postgres import schema
 from audit_stream.sinks.projection import Projection
@@ -115,6 +116,22 @@ def test_a_spine_that_is_killed_and_comes_back_leaves_no_gap(redis_url: str, cha
         return newest
 
     assert_each_once(tmp_path, asyncio.run(project()))
+
+
+def test_time_without_events_is_no_lag(spine: ServerProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(projections_module, "LOOK_EVERY_S", 0.01)
+    chosen = settings("jsonl", tmp_path, AUDIT_STREAM_URL=spine.url)
+
+    async def project() -> None:
+        newest = append(spine, 1)
+        async with running(chosen) as projections:
+            await until(lambda: everywhere(projections, newest))
+            (progress,) = projections.progress
+            for _ in range(3):
+                before = progress.caught_up_at
+                await until(lambda: progress.caught_up_at > before)  # noqa: B023 - it is waited for here
+
+    asyncio.run(project())
 
 
 # --- what is no chain is not projected

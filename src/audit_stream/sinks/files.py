@@ -126,19 +126,28 @@ def _from_the_last_synced(file: IO[bytes], after: int) -> tuple[int, list[bytes]
             return 0, lines
         # The block may begin within a line.
         begin += len(lines.pop(0))
-        for index in range(len(lines) - 1, -1, -1):
-            if _is_synced(lines[index], after):
-                return begin + sum(map(len, lines[:index])), lines[index:]
+        index = _last_synced(lines, after)
+        if index is not None:
+            return begin + sum(map(len, lines[:index])), lines[index:]
         length *= 8
 
 
-def _is_synced(line: bytes, after: int) -> bool:
-    try:
-        head = head_of(line)
-    except ValueError:
-        return False
-    # Another program's whole lines are none of ours to judge.
-    return line.endswith(b"\n") and (head is None or head.event_id <= after)
+def _last_synced(lines: list[bytes], after: int) -> int | None:
+    """The place of our last line that was synced; of another program's last whole line where none at all is ours."""
+    others: int | None = None
+    ours = False
+    for index in range(len(lines) - 1, -1, -1):
+        try:
+            head = head_of(lines[index])
+        except ValueError:
+            continue
+        if head is None:
+            others = index if others is None and lines[index].endswith(b"\n") else others
+        elif head.event_id <= after and lines[index].endswith(b"\n"):
+            return index
+        else:
+            ours = True
+    return None if ours else others
 
 
 def _is_beginning_of_ours(line: bytes) -> bool:

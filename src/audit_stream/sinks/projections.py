@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from audit_stream.errors import AuditStreamError
@@ -73,6 +74,9 @@ class Projections:
             try:
                 self._newest = (await self._chain.head()).event_id
                 self.spine_away = False
+                for progress in self.progress:
+                    if progress.head.event_id >= self._newest:
+                        progress.caught_up_at = monotonic()
             except AuditStreamError as error:
                 if not self.spine_away:
                     log.warning("the spine is away: %s", error)
