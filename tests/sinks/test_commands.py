@@ -51,6 +51,8 @@ def test_from_init_to_status(
     assert [(row["sink"], row["event_id"], row["lag"], row["at_work"]) for row in said["sinks"]] == [
         (sink, newest, 0, False) for sink in ("postgres", "purview", "trust")
     ]
+    code, text = say("check")
+    assert (code, json.loads(text)["valid"], json.loads(text)["rows"]) == (0, True, newest)
     append(spine, 2)
     code, text = say("--log-dir", str(tmp_path), "--to", "trust", "status")
     assert (code, json.loads(text)["sinks"][0]["lag"]) == (1, 2)

@@ -11,6 +11,7 @@ from audit_stream.chain import START, Event
 from audit_stream.errors import Misconfigured
 from audit_stream.sinks import purview
 from audit_stream.sinks.postgres import schema
+from audit_stream.sinks.postgres.checking import check
 from audit_stream.sinks.postgres.rows import FEDERATED_SOURCE_LENGTH
 from audit_stream.sinks.postgres.table import TableSink
 from audit_stream.sinks.record import record_of
@@ -166,6 +167,46 @@ def test_an_event_under_another_number_does_not_verify(database: Database) -> No
     database.run("UPDATE audit_events.events SET event_id = event_id + 10")
     found = database.run("SELECT * FROM audit_events.verify()")
     assert [(event_id, "is not what was hashed" in reason) for event_id, reason in found] == [(11, True), (12, True)]
+
+
+COLUMN_CHANGES = {
+    "actor": "'mallory'",
+    "status": "'failed'",
+    '"timestamp"': "now()",
+    "trust_score": "1",
+    "metadata": "'{}'",
+    "args": "NULL",
+    "purview_compatible": "false",
+}
+
+
+@pytest.mark.parametrize("column", COLUMN_CHANGES)
+def test_a_column_that_says_something_else_than_the_hashed_bytes_is_named(database: Database, column: str) -> None:
+    events = chained([(AUDITED, "other", "forge", "2026-05-15T03:14:15Z")] * 3)
+    write(database, events, tenant_id="t-1")
+    intact = check(database.url, "t-1")
+    assert intact == (3, (3, events[-1].hash.decode()), [])
+    database.run(f"UPDATE audit_events.events SET {column} = {COLUMN_CHANGES[column]} WHERE event_id = 2")
+    name = column.strip('"')
+    assert check(database.url, "t-1").troubles == [(2, f"not what the event says: {name}")]
+
+
+def test_what_odd_events_became_is_what_they_become_again(database: Database) -> None:
+    write(
+        database,
+        chained([(ODD, "other", "s\0", "0001-01-01T00:00:00+01:00"), ({}, "other", "café", "9999-12-31T23:59:59Z")]),
+    )
+    assert check(database.url, None).troubles == []
+    database.run("UPDATE audit_events.events SET canonical = 'no event', actor = 'mallory' WHERE event_id = 1")
+    assert check(database.url, None).troubles == [(1, "hash mismatch")]
+    forged = """{"event_id":2,"kind":"other","payload":{"n":,"prev_hash":"' || prev_hash || '","source":"s"}"""
+    database.run(
+        f"UPDATE audit_events.events SET canonical = ('{forged}')::bytea WHERE event_id = 2",
+        "UPDATE audit_events.events SET hash = encode(sha256(canonical), 'hex') WHERE event_id = 2",
+    )
+    assert (2, "canonical is no event") in check(database.url, None).troubles
+    database.run("TRUNCATE audit_events.events")
+    assert check(database.url, None) == (0, None, [])
 
 
 # --- who may write, and to what

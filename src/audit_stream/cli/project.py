@@ -141,6 +141,38 @@ def init(ctx: click.RichContext, /, only_print: bool, **_: Any) -> None:
 
 
 @project.command()
+@click.option("--database-url", metavar="URL", help="the database\n\nDATABASE_URL")
+@click.option("--tenant-id", metavar="ID", help="as the projection was given it\n\nTENANT_ID")
+@json_option
+@click.pass_context
+def check(ctx: click.RichContext, /, as_json: bool, **_: Any) -> int:
+    """Check the table by itself: that its rows are a chain, and say what was hashed.
+
+    Exit code 0 when all hold; 1 when not, with each row that does not and why.
+    """
+    from audit_stream.sinks.settings import check_database_url
+
+    environ = _environ(ctx, ctx.obj)
+    check_database_url(environ.get("DATABASE_URL", ""))
+    from audit_stream.sinks.postgres import checking
+
+    found = checking.check(environ["DATABASE_URL"], environ.get("TENANT_ID") or None)
+    event_id, hash_ = found.head or (0, "")
+    if wants_json(as_json):
+        import msgspec
+
+        troubles = [trouble._asdict() for trouble in found.troubles]
+        said = {"valid": not troubles, "rows": found.rows, "head": {"event_id": event_id, "hash": hash_}}
+        write_lines([msgspec.json.encode({**said, "troubles": troubles})])
+    else:
+        for trouble in found.troubles:
+            console().print(Text.assemble((f"#{trouble.event_id}", "bold red"), f"  {printable(trouble.reason)}"))
+        word = ("broken", "bold red") if found.troubles else ("intact", "bold green")
+        console().print(Text.assemble(word, f"  {found.rows:,} rows, head {event_id}:{hash_}"))
+    return 1 if found.troubles else 0
+
+
+@project.command()
 @_setting_options(*_WHERE)
 @json_option
 @click.pass_context
