@@ -71,6 +71,17 @@ def test_status_for_people(spine: ServerProcess, tmp_path: Path, say: Say, monke
     assert (code, f"trust     {newest} events, up to #{newest}" in text) == (0, True)
 
 
+def test_the_status_of_what_another_chain_was_projected_into_says_so(
+    spine: ServerProcess, server: ServerProcess, tmp_path: Path, say: Say
+) -> None:
+    newest = append(spine, 3)
+    append(server, newest + 1)
+    where = ("--to", "trust", "--log-dir", str(tmp_path))
+    assert say("--once", *where, "--url", spine.url)[0] == 0
+    code, text = say("status", *where, "--url", server.url)
+    assert (code, "it is another chain" in json.loads(text)["sinks"][0]["error"]) == (1, True)
+
+
 def test_a_status_without_a_spine_says_so(tmp_path: Path, say: Say) -> None:
     code, text = say("status", "--to", "trust", "--log-dir", str(tmp_path), "--url", "http://127.0.0.1:1")
     assert (code, "no server at" in json.loads(text)["spine"]["error"]) == (1, True)

@@ -203,24 +203,28 @@ def status(ctx: click.RichContext, /, as_json: bool, **_: Any) -> int:
 
 
 async def _ask(settings: "SinkSettings") -> "tuple[int | Exception, dict[str, Standing | Exception]]":
+    from audit_stream.chain import Head
     from audit_stream.errors import AuditStreamError
     from audit_stream.sinks.choosing import sinks_of
     from audit_stream.sinks.reading import Chain
 
     chain = Chain(settings.audit_stream_url, settings.headers)
     newest: int | Exception
+    standings: dict[str, Standing | Exception] = {}
     try:
-        newest = (await chain.head()).event_id
-    except AuditStreamError as error:
-        newest = error
+        try:
+            newest = (await chain.head()).event_id
+        except AuditStreamError as error:
+            newest = error
+        for sink in sinks_of(settings):
+            try:
+                standings[sink.name] = standing = await sink.standing()
+                if isinstance(newest, int):
+                    await chain.check(Head(standing.event_id, standing.hash.encode()))
+            except (AuditStreamError, OSError) as error:
+                standings[sink.name] = error
     finally:
         await chain.close()
-    standings: dict[str, Standing | Exception] = {}
-    for sink in sinks_of(settings):
-        try:
-            standings[sink.name] = await sink.standing()
-        except (AuditStreamError, OSError) as error:
-            standings[sink.name] = error
     return newest, standings
 
 
