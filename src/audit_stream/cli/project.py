@@ -122,8 +122,9 @@ async def _once(settings: "SinkSettings", as_json: bool) -> int:
 @click.pass_context
 def init(ctx: click.RichContext, /, only_print: bool, **_: Any) -> None:
     """Make the schema audit_events in the database, or bring it up to date. Rows stay."""
-    from audit_stream.sinks.settings import check_database_url
+    from audit_stream.sinks.settings import check_database_url, check_psycopg
 
+    check_psycopg()
     environ = _environ(ctx, ctx.obj)
     if not only_print:
         check_database_url(environ.get("DATABASE_URL", ""))

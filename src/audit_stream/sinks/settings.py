@@ -77,11 +77,15 @@ def _sinks(text: str) -> tuple[Name, ...]:
     return cast("tuple[Name, ...]", named)
 
 
+def check_psycopg() -> None:
+    if not find_spec("psycopg"):
+        raise Misconfigured("the sink postgres needs psycopg: pip install 'audit-stream[postgres]'")
+
+
 def check_database_url(url: str) -> None:
     if not url:
         raise Misconfigured("DATABASE_URL is not set: name the database, such as postgresql://user@localhost/app")
-    if not find_spec("psycopg"):
-        raise Misconfigured("the sink postgres needs psycopg: pip install 'audit-stream[postgres]'")
+    check_psycopg()
     import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
