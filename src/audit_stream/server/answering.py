@@ -43,8 +43,9 @@ class _Joining:
             self._call_soon(self._flush)
 
     def _flush(self) -> None:
-        if self._held:
-            held, self._held = self._held, b""
+        held, self._held = self._held, b""
+        # uvloop raises for a connection that was reset since the write.
+        if held and not self.is_closing():
             self._transport.write(held)
 
     def close(self) -> None:
