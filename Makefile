@@ -10,7 +10,7 @@ export AUDIT_STREAM_DATA_DIR ?= $(CURDIR)/data
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[postgres,kafka]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run

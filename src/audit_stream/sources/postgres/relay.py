@@ -21,7 +21,7 @@ from audit_stream.sources.postgres.changes import Outgoing, outgoing
 from audit_stream.sources.postgres.metrics import Metrics
 from audit_stream.sources.postgres.outbox import Lost, Outbox
 from audit_stream.sources.postgres.settings import RelaySettings
-from audit_stream.sources.postgres.spine import Refusal, Spine
+from audit_stream.sources.spine import Refusal, Spine
 
 # Well within what the spine takes at once (2,000 events, 4 MiB), and short enough to be stopped between two.
 BATCH_EVENTS = 500
