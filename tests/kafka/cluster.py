@@ -6,7 +6,7 @@ confluent-kafka has it as a property of a client, but not its controls, hence ct
 import ctypes
 import itertools
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import confluent_kafka.cimpl
@@ -58,23 +58,21 @@ class MockCluster:
     def up(self) -> None:
         _rd.rd_kafka_mock_broker_set_up(self._cluster, ctypes.c_int32(1))
 
-    def put(self, topic: str, *values: bytes | None, partition: int | None = None, **more: Any) -> None:
-        """Write records, and wait until the cluster has them."""
+    def put(
+        self, topic: str, *values: bytes | None, partition: int | None = None, wait: bool = True, **more: Any
+    ) -> None:
+        """Write records; `wait` until the cluster has all that were written."""
         if partition is not None:
             more["partition"] = partition
         for value in values:
-            while True:
-                try:
-                    self.producer.produce(topic, value, **more)
-                    break
-                except BufferError:
-                    self.producer.poll(0.1)
-        assert self.producer.flush(30) == 0
+            self.producer.produce(topic, value, **more)
+        if wait:
+            assert self.producer.flush(30) == 0
 
     def records(self, topic: str, partitions: Sequence[int] = (0,)) -> list[Message]:
         """All that the topic holds."""
         found: list[Message] = []
-        with closing(self._consumer("tests", **{"enable.partition.eof": True})) as consumer:
+        with self.consumer("tests", **{"enable.partition.eof": True}) as consumer:
             consumer.assign([TopicPartition(topic, partition, 0) for partition in partitions])
             left = set(partitions)
             while left:
@@ -89,12 +87,13 @@ class MockCluster:
         return found
 
     def committed(self, topic: str, group: str, partition: int = 0) -> TopicPartition:
-        with closing(self._consumer(group)) as consumer:
+        with self.consumer(group) as consumer:
             (found,) = consumer.committed([TopicPartition(topic, partition)], timeout=30)
         return found
 
-    def _consumer(self, group: str, **properties: Any) -> Consumer:
-        given = {"bootstrap.servers": self.brokers, "group.id": group, "enable.auto.commit": False}
+    def consumer(self, group: str, **properties: Any) -> Consumer:
+        given: dict[str, Any] = {"bootstrap.servers": self.brokers, "group.id": group, "enable.auto.commit": False}
+        given["auto.offset.reset"] = "earliest"
         return Consumer({**given, "fetch.message.max.bytes": 64 * 1024 * 1024, **properties})
 
 

@@ -70,9 +70,15 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         self._assigned: dict[tuple[str, int], Assignment] = {}
         self._held: set[tuple[str, int]] = set()
+        self._notes: dict[Assignment, tuple[TopicPartition, Future[None]]] = {}
+        """Those that are not answered yet."""
+        self._giving_back = False
         self._consumer = consumer_of(
             settings, OURS | {"topic.blacklist": rf".*\{DLQ}$", "error_cb": self._failed, "on_commit": self._committed}
         )
+        # No member of the group: it reads what is committed while the other one waits for its place.
+        self._reader = consumer_of(settings, {"enable.auto.commit": False})
+        self._asking = asyncio.Lock()
 
     async def subscribe(self) -> None:
         await self._on_thread(
@@ -99,24 +105,38 @@ class Broker:
 
     async def note(self, assignment: Assignment, offset: int, note: str) -> None:
         """Commit the offset with a note, and wait until it is. Raises KafkaException."""
-        await self._on_thread(lambda: self._consumer.commit(offsets=[assignment.at(offset, note)], asynchronous=False))
+        # Not a commit that blocks: in a rebalance its answer may have to wait for the next poll.
+        done: Future[None] = Future()
+        self._notes[assignment] = (assignment.at(offset, note), done)
+        self._put(lambda: self._note(assignment))
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                await asyncio.wrap_future(done)
+        except TimeoutError as error:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT)) from error
+        finally:
+            self._notes.pop(assignment, None)
 
     async def noted(self, assignment: Assignment) -> str:
         """The note beside the committed offset. Raises KafkaException."""
-        (found,) = await self._on_thread(lambda: self._consumer.committed([assignment.at(0)], timeout=TIMEOUT_S))
+        async with self._asking:
+            (found,) = await asyncio.to_thread(lambda: self._reader.committed([assignment.at(0)], timeout=TIMEOUT_S))
         if found.error:
             raise KafkaException(found.error)
         return found.metadata or ""
 
     async def cluster(self) -> str:
         """The cluster's id. Raises KafkaException."""
-        found = await self._on_thread(lambda: self._consumer.list_topics(timeout=TIMEOUT_S))
+        async with self._asking:
+            found = await asyncio.to_thread(lambda: self._reader.list_topics(timeout=TIMEOUT_S))
         return str(found.cluster_id or "")
 
     async def close(self) -> None:
         """Give the partitions back, and leave the group."""
         await self._on_thread(self._consumer.close)
         self._thread.shutdown()
+        async with self._asking:
+            await asyncio.to_thread(self._reader.close)
 
     async def _on_thread(self, work: Callable[[], T]) -> T:
         done: Future[T] = Future()
@@ -149,6 +169,21 @@ class Broker:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
             self._failed(error.args[0])  # the next commit says the same and more
+
+    def _note(self, assignment: Assignment) -> None:
+        if assignment not in self._notes:
+            return  # who waited for it has gone
+        place, _ = self._notes[assignment]
+        if not self._giving_back:
+            self._commit([place])
+            return
+        try:
+            # Answers come by polling, and this is in the middle of a poll.
+            self._consumer.commit(offsets=[place], asynchronous=False)
+        except KafkaException as error:
+            self._acknowledge(assignment, place.metadata, error.args[0])
+        else:
+            self._acknowledge(assignment, place.metadata, None)
 
     def _take(self, hold: bool, timeout_s: float) -> list[Item]:
         self._hold(hold)
@@ -197,8 +232,12 @@ class Broker:
         released = asyncio.run_coroutine_threadsafe(self._release(leaving), self._loop)
         # What is to be finished may need this very thread.
         released.add_done_callback(lambda _: self._put(lambda: None))
+        self._giving_back = True
+        for assignment in list(self._notes):
+            self._note(assignment)
         while not released.done():
             self._jobs.get()()
+        self._giving_back = False
         released.result()
         offsets = [a.at(a.position) for a in leaving if a.position is not None and a.position != a.committed]
         if offsets:
@@ -231,11 +270,23 @@ class Broker:
             for sample in family.samples
         }
 
+    def _acknowledge(self, assignment: Assignment, note: str | None, error: KafkaError | None) -> None:
+        place, done = self._notes.get(assignment, (None, None))
+        if place is None or done is None or place.metadata != note or not done.set_running_or_notify_cancel():
+            return
+        self._notes.pop(assignment, None)
+        if error:
+            done.set_exception(KafkaException(error))
+        else:
+            done.set_result(None)
+
     def _committed(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
         for p in partitions:
             assignment = self._assigned.get((p.topic, p.partition))
-            if assignment and not p.error and not error:
-                assignment.committed = p.offset
+            if assignment:
+                self._acknowledge(assignment, p.metadata, p.error or error)
+                if not p.error and not error:
+                    assignment.committed = p.offset
         if error and error.code() != KafkaError._NO_OFFSET:
             # The next commit says the same and more.
             log.warning("offsets were not committed yet: %s", error)

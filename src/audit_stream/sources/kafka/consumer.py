@@ -14,7 +14,7 @@ from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.settings import KafkaSettings
 from audit_stream.sources.serving import served
 from audit_stream.sources.spine import Spine
-from audit_stream.sources.stopping import Stopped, Stopping, ended
+from audit_stream.sources.stopping import Stopping, ended
 
 # Whoever else needs the consumer waits for so long.
 POLL_S = 0.1
@@ -56,12 +56,13 @@ class AuditConsumer:
         try:
             await broker.subscribe()
             log.info("records of %s go to %s", ", ".join(self._settings.topics), self._settings.audit_stream_url)
-            tasks = [*self._lanes.run(), asyncio.create_task(self._read(broker))]
-            # Each runs until it is told to stop: the first to end was, or has failed.
+            stopped = asyncio.create_task(self._stopping.wait())
+            # Reading goes on to the end: who does not poll hears of nothing.
+            tasks = [asyncio.create_task(self._read(broker)), stopped, *self._lanes.run()]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
             # When the spine is silent, whether it has the batch is for the next run to find out: same keys.
-            await asyncio.wait(tasks, timeout=GRACE_S)
+            await asyncio.wait(tasks[1:], timeout=GRACE_S)
         finally:
             for task in tasks:
                 await ended(task)
@@ -71,23 +72,13 @@ class AuditConsumer:
                 raise error
 
     async def _read(self, broker: Broker) -> None:
-        try:
-            while not self._stopping.is_set():
-                if self._lanes.full and not self._away:
-                    # While all goes well there will be room in a moment; pausing would throw away what was read ahead.
-                    await self._room()
-                hold = self._lanes.full or self._away
-                self._lanes.put(await broker.take(hold=hold, timeout_s=POLL_S))
-                self._metrics.waiting.set(self._lanes.records)
-        except Stopped:
-            pass
-
-    async def _room(self) -> None:
-        try:
-            async with asyncio.timeout(POLL_S):
-                await self._stopping.unless(self._lanes.wait_for_room())
-        except TimeoutError:
-            pass
+        while True:
+            if self._lanes.full and not self._away and not self._stopping.is_set():
+                # While all goes well there will be room in a moment; pausing would throw away what was read ahead.
+                await self._lanes.wait_for_room(timeout_s=POLL_S)
+            hold = self._lanes.full or self._away or self._stopping.is_set()
+            self._lanes.put(await broker.take(hold=hold, timeout_s=POLL_S))
+            self._metrics.waiting.set(self._lanes.records)
 
     async def _release(self, assignments: Sequence[Assignment]) -> None:
         # Without a spine nothing would end by waiting.

@@ -86,6 +86,8 @@ class DeadLetters:
             try:
                 if place is None:
                     place = await self._begin(assignment, left[0].record.offset)
+                    if assignment.revoked:
+                        return  # the next owner has the note, and the records
                 else:
                     # What became of those that were not answered, the DLQ itself tells.
                     found = await self._found(assignment, place)

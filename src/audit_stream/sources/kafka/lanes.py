@@ -7,6 +7,7 @@ the chain. Lanes are few: their batches are the larger, and the spine works on o
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
 from zlib import crc32
 
 from audit_stream.sources.kafka.broker import Assignment, Item
@@ -47,8 +48,10 @@ class Lanes:
     def full(self) -> bool:
         return not self._room.is_set()
 
-    async def wait_for_room(self) -> None:
-        await self._room.wait()
+    async def wait_for_room(self, *, timeout_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._room.wait()
 
     async def release(self, assignments: Collection[Assignment], *, patience_s: float) -> None:
         """Forget what waits of them, and wait for what is under way."""

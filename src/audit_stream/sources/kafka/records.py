@@ -90,7 +90,7 @@ class AuditEvent(msgspec.Struct):
     correlation_id: str | None = None
     timestamp: str | None = None
     command: str | None = None
-    args: msgspec.Raw | None = None
+    args: msgspec.Raw = msgspec.Raw(b"null")
     actor: str | None = None
     status: str | None = None
     duration_ms: int | float | None = None
