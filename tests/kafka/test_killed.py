@@ -14,6 +14,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
+from audit_stream.sources.kafka.letters import place_of
+from audit_stream.sources.kafka.records import Record
 from tests.harness import ServerProcess, clean_environ, running_server
 from tests.kafka.cluster import MockCluster
 from tests.kafka.consumers import ConsumerProcess, audit_event, environ_of, events_of, first_events, numbers_of
@@ -52,46 +54,46 @@ def test_a_consumer_that_is_killed_again_and_again_leaves_each_record_in_one_pla
 ) -> None:
     rng = random.Random(f"{SEED} {KILLS}")
     topic = cluster.topic(PARTITIONS)
-    good: dict[int, list[int]] = {partition: [] for partition in range(PARTITIONS)}
-    bad: list[tuple[int, bytes | None]] = []
-    number = 0
+    # What each partition holds, by offset: the number of an event, or None where it is garbage.
+    put: list[list[int | None]] = [[] for _ in range(PARTITIONS)]
+    count = 0
+
+    def put_garbage(partition: int, value: bytes | None) -> None:
+        put[partition].append(None)
+        cluster.put(topic, value, partition=partition, wait=False)
+
+    put_garbage(0, audit_event(-1, topic, args="x" * 2_000_000))
     consumer = ConsumerProcess(cluster, topic, spine.url)
-    bad.append((0, audit_event(-1, topic, args="x" * 2_000_000)))
-    cluster.put(topic, bad[-1][1], partition=0)
     for _ in range(KILLS):
         consumer.wait_for("given")
         for at in range(RECORDS_A_KILL):
             partition = rng.randrange(PARTITIONS)
             if rng.random() < 0.01:
-                bad.append((partition, garbage(rng, topic)))
-                cluster.put(topic, bad[-1][1], partition=partition, wait=False)
+                put_garbage(partition, garbage(rng, topic))
             else:
-                good[partition].append(number)
-                cluster.put(topic, audit_event(number, topic), partition=partition, wait=False)
-                number += 1
+                put[partition].append(count)
+                cluster.put(topic, audit_event(count, topic), partition=partition, wait=False)
+                count += 1
             if at == RECORDS_A_KILL // 2:
                 cluster.put(topic)
                 # At any moment from here on: it may be reading, appending, writing dead letters or committing.
-                first_events(spine.url, max(1, number - rng.randrange(RECORDS_A_KILL // 3)), topic)
+                first_events(spine.url, max(1, count - rng.randrange(RECORDS_A_KILL // 3)), topic)
                 assert consumer.end(signal.SIGKILL) == -signal.SIGKILL
                 consumer = ConsumerProcess(cluster, topic, spine.url)
         cluster.put(topic)
-    first_events(spine.url, number, topic)
-    ends = dict.fromkeys(range(PARTITIONS), 0)
-    for partition in range(PARTITIONS):
-        ends[partition] = len(good[partition]) + sum(at == partition for at, _ in bad)
-    while any(cluster.committed(topic, f"group of {topic}", at).offset != end for at, end in ends.items()):
+    while [cluster.committed(topic, f"group of {topic}", p).offset for p in range(PARTITIONS)] != list(map(len, put)):
         pass
     assert consumer.end() == 0
-    events = events_of(spine.url, topic)
-    assert sorted(numbers_of(events)) == list(range(number))
-    at_of = {n: partition for partition, numbers in good.items() for n in numbers}
-    for partition, numbers in good.items():
-        assert [n for n in numbers_of(events) if at_of[n] == partition] == numbers
-    letters = [message.value() for message in cluster.records(f"{topic}.dlq")]
-    assert sorted(letters, key=repr) == sorted((value for _, value in bad), key=repr)
+    found = numbers_of(events_of(spine.url, topic))
+    assert sorted(found) == list(range(count))
+    for numbers in put:
+        here = {number for number in numbers if number is not None}
+        assert [number for number in found if number in here] == sorted(here)
+    places = [place_of(Record.of(message)) for message in cluster.records(f"{topic}.dlq")]
+    bad = [(p, offset) for p in range(PARTITIONS) for offset, number in enumerate(put[p]) if number is None]
+    assert sorted(place[2:] for place in places if place) == bad
     assert spine.verify()["valid"]
-    print(f"{KILLS} kills, {number} events, {len(bad)} dead letters, seed {SEED}: each in one place, once")
+    print(f"{KILLS} kills, {count} events, {len(bad)} dead letters, seed {SEED}: each in one place, once")
 
 
 def test_sigterm_ends_it_and_what_was_settled_is_committed(cluster: MockCluster, spine: ServerProcess) -> None:

@@ -12,7 +12,7 @@ from audit_stream.sources.kafka.dead_letters import DeadLetters
 from audit_stream.sources.kafka.lanes import Lanes
 from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.settings import KafkaSettings
-from audit_stream.sources.serving import served
+from audit_stream.daemon import served
 from audit_stream.sources.spine import Spine
 from audit_stream.sources.stopping import Stopping, ended
 
