@@ -4,9 +4,9 @@ import re
 
 from audit_stream.event import PublishRequest
 from audit_stream.sources.kafka import consumer, lanes
-from audit_stream.sources.kafka.letters import ORIGIN, Letter, headers_of
+from audit_stream.sources.kafka.letters import Letter, headers_of
 from audit_stream.sources.kafka.metrics import Metrics
-from audit_stream.sources.kafka.records import AuditEvent, Record
+from audit_stream.sources.kafka.records import ORIGIN, AuditEvent, Record
 from audit_stream.sources.kafka.settings import VARIABLES
 from tests.harness import ROOT
 

@@ -1,7 +1,6 @@
 """What the commands that run until they are told to stop have in common."""
 
 import asyncio
-import logging
 import signal
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -25,12 +24,6 @@ def run_until_told(made: Callable[[], Daemon]) -> None:
         await daemon.run()
 
     asyncio.run(run())
-
-
-def log_to_stderr(level: str) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=level)
-    for library in ("httpx", "httpcore", "asyncio"):
-        logging.getLogger(library).setLevel(logging.WARNING)  # they tell of each request
 
 
 def need(extra: str, *modules: str) -> None:

@@ -10,9 +10,10 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
-from audit_stream.cli.daemons import log_to_stderr, need, run_until_told
+from audit_stream.cli.daemons import need, run_until_told
 from audit_stream.cli.options import json_option
 from audit_stream.cli.output import console, printable, wants_json, write_lines
+from audit_stream.daemon import log_to_stderr
 
 if TYPE_CHECKING:
     from audit_stream.sources.kafka.letters import Original
@@ -30,17 +31,20 @@ def kafka(ctx: click.Context, dlq_format: str | None) -> int | None:
     """Bring the records of Kafka topics to the chain until told to stop (SIGTERM). Also `audit-consumer`.
 
     Several may run: they share the partitions. Settings are environment variables: KAFKA_BROKERS, KAFKA_TOPICS,
-    KAFKA_GROUP_ID, KAFKA_EVENT_KIND, AUDIT_STREAM_URL and more. docs/kafka.md has them all.
+    KAFKA_GROUP_ID, KAFKA_EVENT_KIND, AUDIT_STREAM_URL and more. With DATABASE_URL or LOG_DIR it also runs the
+    projections, as `audit-stream project` does. docs/kafka.md has them all.
     """
-    need("kafka", "confluent_kafka", "prometheus_client")
+    need("kafka", "confluent_kafka")
     if ctx.invoked_subcommand is not None:
         return None
+    from audit_stream.sinks.settings import SinkSettings
     from audit_stream.sources.kafka.consumer import AuditConsumer
     from audit_stream.sources.kafka.settings import KafkaSettings
 
     settings = KafkaSettings.from_env(os.environ, dlq_format=dlq_format)
+    sinks = SinkSettings.from_env(os.environ)
     log_to_stderr(settings.log_level)
-    run_until_told(lambda: AuditConsumer(settings))
+    run_until_told(lambda: AuditConsumer(settings, sinks))
     return 0
 
 

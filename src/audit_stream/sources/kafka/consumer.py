@@ -1,10 +1,14 @@
-"""audit-consumer: brings the records of topics to the chain, for as long as it runs."""
+"""audit-consumer: brings the records of topics to the chain, and projects the chain where that is asked for."""
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
+from audit_stream.daemon import served
 from audit_stream.errors import AuditStreamError
+from audit_stream.sinks import running
+from audit_stream.sinks.settings import SinkSettings
 from audit_stream.sources.delivery import Delivery
 from audit_stream.sources.kafka.broker import Assignment, Broker
 from audit_stream.sources.kafka.courier import Courier
@@ -12,7 +16,6 @@ from audit_stream.sources.kafka.dead_letters import DeadLetters
 from audit_stream.sources.kafka.lanes import Lanes
 from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.settings import KafkaSettings
-from audit_stream.daemon import served
 from audit_stream.sources.spine import Spine
 from audit_stream.sources.stopping import Stopping, ended
 
@@ -25,8 +28,8 @@ log = logging.getLogger("audit_stream.kafka")
 
 
 class AuditConsumer:
-    def __init__(self, settings: KafkaSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: KafkaSettings, sinks: SinkSettings | None = None) -> None:
+        self._settings, self._sinks = settings, sinks
         self._stopping = Stopping()
         self._metrics = Metrics()
         self._away = False
@@ -41,10 +44,20 @@ class AuditConsumer:
         with served(self._metrics.registry, settings.metrics, log, asked_for=settings.metrics_asked_for):
             spine = Spine(settings.audit_stream_url, settings.headers)
             try:
-                await self._consume(spine)
+                async with self._projecting():
+                    await self._consume(spine)
             finally:
                 await spine.close()
         log.info("stopped")
+
+    @asynccontextmanager
+    async def _projecting(self) -> AsyncIterator[None]:
+        if self._sinks is None or not self._sinks.sinks:
+            yield
+            return
+        async with running(self._sinks, registry=self._metrics.registry):
+            log.info("the chain goes to %s", ", ".join(self._sinks.sinks))
+            yield
 
     async def _consume(self, spine: Spine) -> None:
         broker = Broker(self._settings, self._metrics, self._release)

@@ -9,9 +9,9 @@ from typing import Literal, get_args
 import msgspec
 
 from audit_stream.client.arguments import DEFAULT_URL, authorization_of
+from audit_stream.daemon import Listen, Variable, level, listen, spine_url
 from audit_stream.errors import Misconfigured
 from audit_stream.kinds import with_extra
-from audit_stream.daemon import Listen, Variable, level, listen, spine_url
 
 DlqFormat = Literal["connect", "json"]
 
