@@ -195,6 +195,28 @@ def test_dead_letters_that_were_written_but_not_committed_are_not_written_again(
     assert letters == [("somebody else", topic, 0, 2), (group, topic, 0, 1), (group, topic, 0, 3), (group, topic, 0, 2)]
 
 
+def test_a_note_stays_until_the_partition_is_past_all_that_it_tells_of(
+    cluster: MockCluster, spine: ServerProcess
+) -> None:
+    topic = cluster.topic()
+    group, note = f"group of {topic}", "dead letters: partition 0, from 0"
+    cluster.put(topic, audit_event(0, topic), b"garbage", audit_event(1, topic))
+    headers = headers_of(a_letter(topic, 3), group=group, cluster="", dlq_format="connect")
+    cluster.put(f"{topic}.dlq", b"garbage", headers=headers, partition=0)
+    with cluster.consumer(group) as consumer:
+        consumer.commit(offsets=[TopicPartition(topic, 0, 0, metadata=note)], asynchronous=False)
+    with consuming(cluster, topic, spine.url):
+        first_events(spine.url, 2, topic)
+    found = cluster.committed(topic, group)
+    assert (found.offset, found.metadata) == (3, note)
+    cluster.put(topic, b"garbage", audit_event(2, topic))
+    with consuming(cluster, topic, spine.url):
+        assert numbers_of(first_events(spine.url, 3, topic)) == [0, 1, 2]
+    found = cluster.committed(topic, group)
+    assert (found.offset, found.metadata or "") == (5, "")
+    assert [said(letter, OFFSET) for letter in dead_letters(cluster, topic)] == ["3", "1"]
+
+
 def test_a_dlq_that_takes_nothing_is_waited_for(cluster: MockCluster, spine: ServerProcess) -> None:
     topic = cluster.topic()
     cluster.put(topic, audit_event(0, topic), b"garbage", b"garbage", audit_event(1, topic))

@@ -48,12 +48,20 @@ class Assignment:
         self.position: int | None = None
         """Everything before it is settled."""
         self.committed: int | None = None
+        self.note = ""
+        """Committed with every offset: where the DLQ may hold records that are not settled yet."""
         self.buried: frozenset[int] | None = None
         """Offsets that are in the DLQ already, though not committed; None: nobody has looked."""
         self.revoked = False
 
-    def at(self, offset: int, note: str = "") -> TopicPartition:
-        return TopicPartition(self.topic, self.partition, offset, metadata=note)
+    def settle(self, position: int) -> None:
+        """Everything before this is on the chain or in a DLQ."""
+        self.position = position
+        if position > max(self.buried or (), default=-1):
+            self.note = ""
+
+    def at(self, offset: int) -> TopicPartition:
+        return TopicPartition(self.topic, self.partition, offset, metadata=self.note)
 
 
 Item = tuple[Assignment, Record]
@@ -103,11 +111,11 @@ class Broker:
         if offsets:
             self._put(lambda: self._commit(offsets))
 
-    async def note(self, assignment: Assignment, offset: int, note: str) -> None:
-        """Commit the offset with a note, and wait until it is. Raises KafkaException."""
+    async def note(self, assignment: Assignment, offset: int) -> None:
+        """Commit the offset with the partition's note, and wait until it is. Raises KafkaException."""
         # Not a commit that blocks: in a rebalance its answer may have to wait for the next poll.
         done: Future[None] = Future()
-        self._notes[assignment] = (assignment.at(offset, note), done)
+        self._notes[assignment] = (assignment.at(offset), done)
         self._put(lambda: self._note(assignment))
         try:
             async with asyncio.timeout(TIMEOUT_S):

@@ -64,7 +64,7 @@ class Courier:
         for assignment, found in letters.items():
             await self._dead_letters.bury(assignment, sorted(found, key=lambda letter: letter.record.offset), cluster)
         for assignment, last in assignments.items():
-            assignment.position = last + 1
+            assignment.settle(last + 1)
         self._broker.commit(list(assignments))
 
     async def _prepare(self, assignments: dict[Assignment, int]) -> str:

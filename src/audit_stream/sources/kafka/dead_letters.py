@@ -4,8 +4,9 @@
     2. they are written, and the brokers have them
     3. the offset behind them is committed, without a note
 
-Whoever is given a partition with a note reads the DLQ from there, and passes by what it finds. All dead letters of a
-partition go to one partition of the DLQ, in order.
+Whoever is given a partition with a note reads the DLQ from there, and passes by what it finds. It keeps the note beside
+its offsets until it is past all of that, for it may be killed as well. All dead letters of a partition go to one
+partition of the DLQ, in order.
 """
 
 import asyncio
@@ -64,8 +65,10 @@ class DeadLetters:
 
     async def look(self, assignment: Assignment) -> None:
         """Find out what an earlier owner of the partition has written, and could not commit. Raises KafkaException."""
-        place = Place.parse(assignment.topic + DLQ, await self._broker.noted(assignment))
+        note = await self._broker.noted(assignment)
+        place = Place.parse(assignment.topic + DLQ, note)
         assignment.buried = frozenset(await self._found(assignment, place) if place else ())
+        assignment.note = note if assignment.buried else ""
         if assignment.buried:
             log.info(
                 "%s [%d]: %d dead letters were written before",
@@ -106,9 +109,16 @@ class DeadLetters:
                 return
 
     async def _begin(self, assignment: Assignment, offset: int) -> Place:
+        if place := Place.parse(assignment.topic + DLQ, assignment.note):
+            return place  # it is committed, beside an offset before this one
         async with self._writing:
             place = await asyncio.to_thread(self._end_of, assignment.topic + DLQ, assignment.partition)
-        await self._broker.note(assignment, offset, str(place))
+        assignment.note = str(place)
+        try:
+            await self._broker.note(assignment, offset)
+        except KafkaException:
+            assignment.note = ""
+            raise
         return place
 
     async def _found(self, assignment: Assignment, place: Place) -> set[int]:
