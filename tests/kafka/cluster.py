@@ -41,9 +41,12 @@ class MockCluster:
     def topic(self, partitions: int = 1) -> str:
         """A new topic, and its DLQ."""
         name = f"audit.{next(_names)}"
-        for topic, count in ((name, partitions), (f"{name}.dlq", 1)):
-            assert _rd.rd_kafka_mock_topic_create(self._cluster, topic.encode(), count, 1) == 0
+        self.make_topic(name, partitions)
+        self.make_topic(f"{name}.dlq")
         return name
+
+    def make_topic(self, name: str, partitions: int = 1) -> None:
+        assert _rd.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1) == 0
 
     def fail(self, api: int, *errors: int) -> None:
         """Let the next requests of this kind be answered so."""
