@@ -25,6 +25,9 @@ TAKE = 2_000
 TIMEOUT_S = 10.0
 
 log = logging.getLogger("audit_stream.kafka")
+_librdkafka = logging.getLogger("audit_stream.librdkafka")
+# One file of properties serves consumers and producers, and each is told of those that are the other's.
+_librdkafka.addFilter(lambda record: not record.getMessage().startswith("CONFWARN"))
 
 OURS = {
     "enable.auto.commit": False,
@@ -315,7 +318,7 @@ def consumer_of(settings: KafkaSettings, properties: dict[str, Any]) -> Consumer
 def made(kind: Any, given: dict[str, Any], settings: KafkaSettings) -> Any:
     try:
         # What the file says wins, except over what it may not say.
-        return kind({**given, **settings.client}, logger=logging.getLogger("audit_stream.librdkafka"))
+        return kind({**given, **settings.client}, logger=_librdkafka)
     except (KafkaException, ValueError) as error:
         raise Misconfigured(f"Kafka: {_words(error)}; see KAFKA_BROKERS and KAFKA_CONFIG") from error
 

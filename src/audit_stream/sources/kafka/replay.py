@@ -1,13 +1,14 @@
 """Putting dead letters back where they came from, once what was wrong is mended.
 
-The group's own offsets in the DLQ say how far it got. A record that is put back carries where it first was, so putting
-it back twice stores it once; and one that is refused again is a new dead letter, behind the end of this run.
+Offsets in the DLQ, of a group of its own, say how far it got. A record that is put back carries where it first was, so
+putting it back twice stores it once; and one that is refused again is a new dead letter, behind the end of this run.
 """
 
 import logging
 from collections.abc import Iterator
 from contextlib import closing
 
+import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from audit_stream.errors import Misconfigured, Unreachable
@@ -117,6 +118,8 @@ def _read(reader: Consumer, topic: str, all_of_them: bool) -> Iterator[Message]:
 
 
 def _reader(settings: KafkaSettings) -> Consumer:
+    # A group without members: in one that has some, only these may commit.
+    alone = msgspec.structs.replace(settings, group=f"{settings.group}.replay-dlq")
     return consumer_of(
-        settings, {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest"}
+        alone, {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest"}
     )
