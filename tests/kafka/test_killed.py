@@ -20,7 +20,7 @@ from tests.harness import ServerProcess, clean_environ, running_server
 from tests.kafka.cluster import MockCluster
 from tests.kafka.consumers import ConsumerProcess, audit_event, environ_of, events_of, first_events, numbers_of
 
-KILLS = int(os.environ.get("AUDIT_STREAM_TEST_CONSUMER_KILLS", "2"))
+KILLS = int(os.environ.get("AUDIT_STREAM_TEST_CONSUMER_KILLS", "1"))
 SEED = os.environ.get("AUDIT_STREAM_TEST_CONSUMER_SEED", "1")
 RECORDS_A_KILL = 500
 PARTITIONS = 4
