@@ -228,6 +228,18 @@ def test_a_dlq_that_takes_nothing_is_waited_for(cluster: MockCluster, spine: Ser
     assert [said(letter, OFFSET) for letter in dead_letters(cluster, topic)] == ["1", "2"]
 
 
+def test_a_cluster_that_was_away_is_found_again(cluster: MockCluster, spine: ServerProcess) -> None:
+    topic = cluster.topic()
+    put_numbers(cluster, topic, [0])
+    with consuming(cluster, topic, spine.url) as consumer:
+        first_events(spine.url, 1, topic)
+        cluster.down()
+        consumer.log.wait_for("kafka: ")
+        cluster.up()
+        put_numbers(cluster, topic, [1])
+        assert numbers_of(first_events(spine.url, 2, topic)) == [0, 1]
+
+
 def test_a_commit_that_fails_is_made_good_by_the_next(cluster: MockCluster, spine: ServerProcess) -> None:
     topic = cluster.topic()
     cluster.fail(OFFSET_COMMIT, *[REBALANCE_IN_PROGRESS] * 2)

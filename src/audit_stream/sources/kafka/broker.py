@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from audit_stream.errors import Misconfigured
+from audit_stream.sources.kafka.clients import consumer_of
 from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.records import Record
 from audit_stream.sources.kafka.settings import DLQ, KafkaSettings
@@ -25,9 +26,6 @@ TAKE = 2_000
 TIMEOUT_S = 10.0
 
 log = logging.getLogger("audit_stream.kafka")
-_librdkafka = logging.getLogger("audit_stream.librdkafka")
-# One file of properties serves consumers and producers, and each is told of those that are the other's.
-_librdkafka.addFilter(lambda record: not record.getMessage().startswith("CONFWARN"))
 
 OURS = {
     "enable.auto.commit": False,
@@ -306,26 +304,6 @@ class Broker:
     def _failed(self, error: KafkaError) -> None:
         log.warning("kafka: %s", error)
         self._metrics.failures.labels("kafka").inc()
-
-
-def consumer_of(settings: KafkaSettings, properties: dict[str, Any]) -> Consumer:
-    """Raises Misconfigured for what librdkafka does not know."""
-    given = {"bootstrap.servers": settings.brokers, "group.id": settings.group, **properties}
-    consumer: Consumer = made(Consumer, given, settings)
-    return consumer
-
-
-def made(kind: Any, given: dict[str, Any], settings: KafkaSettings) -> Any:
-    try:
-        # What the file says wins, except over what it may not say.
-        return kind({**given, **settings.client}, logger=_librdkafka)
-    except (KafkaException, ValueError) as error:
-        raise Misconfigured(f"Kafka: {_words(error)}; see KAFKA_BROKERS and KAFKA_CONFIG") from error
-
-
-def _words(error: Exception) -> str:
-    found = error.args[0] if error.args else error
-    return str(found.str()) if isinstance(found, KafkaError) else str(found)
 
 
 def _named(partitions: Sequence[TopicPartition]) -> str:

@@ -20,7 +20,8 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from audit_stream.client.http import Backoff
 from audit_stream.sources.delivery import LONGEST_PAUSE_S
-from audit_stream.sources.kafka.broker import TIMEOUT_S, Assignment, Broker, consumer_of, made
+from audit_stream.sources.kafka.broker import TIMEOUT_S, Assignment, Broker
+from audit_stream.sources.kafka.clients import consumer_of, made
 from audit_stream.sources.kafka.letters import Letter, headers_of, place_of, value_of
 from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.records import Record

@@ -12,7 +12,8 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from audit_stream.errors import Misconfigured, Unreachable
-from audit_stream.sources.kafka.broker import TIMEOUT_S, consumer_of, made
+from audit_stream.sources.kafka.broker import TIMEOUT_S
+from audit_stream.sources.kafka.clients import consumer_of, made
 from audit_stream.sources.kafka.dead_letters import PRODUCER, WRITE_S
 from audit_stream.sources.kafka.letters import Original, original
 from audit_stream.sources.kafka.records import Record
