@@ -15,7 +15,7 @@ RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /
 
 # Mounted, not copied: the wheel would otherwise stay in a layer beside what was installed from it.
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
-    pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore "$(echo /dist/*.whl)[postgres]"
+    pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore "$(echo /dist/*.whl)[postgres,kafka]"
 
 # By itself the server listens on 127.0.0.1, which in a container nobody reaches. Here the published
 # ports decide who does.

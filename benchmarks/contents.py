@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from benchmarks.rows import batch, bus, long_chain, post, postgres, projection, replicas, sse, verify
+from benchmarks.rows import batch, bus, kafka, long_chain, post, postgres, projection, replicas, sse, verify
 from benchmarks.session import Session
 from benchmarks.table import Line
 
@@ -11,6 +11,7 @@ ROWS: dict[str, Callable[[Session], list[Line]]] = {
     "postgres": post.against_postgres,
     "no-storage": post.against_no_storage,
     "batch": batch.against_bare_xadd,
+    "kafka": kafka.to_the_chain,
     "verify": verify.against_reference_and_bare_xrange,
     "jobs": verify.on_several_cores,
     "sse": sse.against_reference,

@@ -15,6 +15,10 @@ import pytest
 import yaml
 
 from audit_stream.settings import VARIABLES
+from audit_stream.sinks.settings import SinkSettings
+from audit_stream.sinks.variables import VARIABLES as SINK_VARIABLES
+from audit_stream.sources.kafka.settings import VARIABLES as KAFKA_VARIABLES
+from audit_stream.sources.kafka.settings import KafkaSettings
 
 CHECKOUT = Path(__file__).parents[2]
 REPLICAS = {"api-1", "api-2"}
@@ -113,7 +117,8 @@ def test_redis_is_on_disk_before_it_answers_and_evicts_nothing() -> None:
 
 
 def test_two_replicas_of_this_checkout_share_one_redis_and_publish_nothing() -> None:
-    assert {name for name, service in services().items() if "build" in service} == REPLICAS
+    of_this_checkout = {name for name, service in services().items() if "build" in service}
+    assert {name for name in of_this_checkout if "profiles" not in services()[name]} == REPLICAS
     for name in REPLICAS:
         replica = services()[name]
         assert replica["build"] == "."
@@ -138,6 +143,23 @@ def test_every_setting_given_to_a_container_is_one_the_server_knows() -> None:
     given = {pair.partition("=")[0] for pair in image("ENV").split()}
     given |= {name for replica in REPLICAS for name in services()[replica]["environment"]}
     assert {name for name in given if name.startswith("AUDIT_STREAM_")} <= set(VARIABLES)
+
+
+def test_the_profile_kafka_is_a_broker_a_database_and_the_daemon_between_them() -> None:
+    profile = {name: service for name, service in services().items() if service.get("profiles") == ["kafka"]}
+    assert set(profile) == {"kafka", "postgres", "audit-tables", "audit-consumer"}
+    daemon = profile["audit-consumer"]
+    scripts = tomllib.loads(read("pyproject.toml"))["project"]
+    (installed,) = re.findall(r"\.whl\)\[([\w,]+)\]", read("Dockerfile"))
+    assert {"kafka", "postgres"} <= set(installed.split(",")) <= set(scripts["optional-dependencies"])
+    assert daemon["entrypoint"][0] in scripts["scripts"]
+    assert set(daemon["environment"]) <= set(KAFKA_VARIABLES) | set(SINK_VARIABLES)
+    settings = KafkaSettings.from_env(daemon["environment"])
+    advertised = profile["kafka"]["environment"]["KAFKA_ADVERTISED_LISTENERS"]
+    assert f"INSIDE://{settings.brokers}" in advertised
+    assert SinkSettings.from_env(daemon["environment"]).sinks == ("postgres", "purview", "trust")
+    for published in (port for service in profile.values() for port in service.get("ports", [])):
+        assert published.startswith("127.0.0.1:")
 
 
 # deploy/nginx.conf

@@ -13,6 +13,7 @@ from audit_stream.cli.evidence import evidence
 from audit_stream.cli.export import export
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.import_ import import_
+from audit_stream.cli.kafka import kafka
 from audit_stream.cli.output import complain, until_reader_leaves
 from audit_stream.cli.postgres import postgres
 from audit_stream.cli.project import project
@@ -54,8 +55,10 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-for reading_and_writing in (serve, append, tail, query, verify, export, import_, evidence, bus, postgres, project):
+for reading_and_writing in (serve, append, tail, query, verify, export, import_, evidence, bus):
     root.add_command(reading_and_writing)
+for bringing_in_and_out in (postgres, kafka, project):
+    root.add_command(bringing_in_and_out)
 for tending in (stats, doctor, reindex, token):
     root.add_command(tending)
 

@@ -1,8 +1,6 @@
 """audit-stream postgres: the tables of a database as a producer."""
 
-import asyncio
 import os
-import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +10,7 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
+from audit_stream.cli.daemons import run_until_told
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option
 from audit_stream.cli.output import console, facts_table, printable, wants_json, write_lines
@@ -154,13 +153,7 @@ def relay() -> int:
     settings = RelaySettings.from_env(os.environ)
     log_to_stderr(settings.log_level)
 
-    async def run() -> None:
-        running = Relay(settings)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, running.stop)
-        await running.run()
-
-    asyncio.run(run())
+    run_until_told(lambda: Relay(settings))
     return 0
 
 

@@ -10,18 +10,18 @@ At each step, what is known and who repairs it:
 
 import asyncio
 import logging
-from collections.abc import Coroutine
 from time import monotonic
-from typing import Any, TypeVar
 
-from audit_stream.client.http import Backoff, retry_after_s
+from audit_stream.client.http import Backoff
 from audit_stream.daemon import served
 from audit_stream.errors import AuditStreamError
+from audit_stream.sources.delivery import LONGEST_PAUSE_S, Delivery
 from audit_stream.sources.postgres.changes import Outgoing, outgoing
 from audit_stream.sources.postgres.metrics import Metrics
 from audit_stream.sources.postgres.outbox import Lost, Outbox
 from audit_stream.sources.postgres.settings import RelaySettings
-from audit_stream.sources.postgres.spine import Refusal, Spine
+from audit_stream.sources.spine import Spine
+from audit_stream.sources.stopping import Stopped, Stopping, ended
 
 # Well within what the spine takes at once (2,000 events, 4 MiB), and short enough to be stopped between two.
 BATCH_EVENTS = 500
@@ -30,21 +30,14 @@ BATCH_BYTES = 2 * 1024 * 1024
 GRACE_S = 5.0
 # How often to look while changes are being written that found the relay awake.
 AWAKE_S = 0.05
-LONGEST_PAUSE_S = 10.0
 
 log = logging.getLogger("audit_stream.relay")
-
-T = TypeVar("T")
-
-
-class _Stopped(Exception):
-    """It was told to stop, and nothing is under way."""
 
 
 class Relay:
     def __init__(self, settings: RelaySettings) -> None:
         self._settings = settings
-        self._stopping = asyncio.Event()
+        self._stopping = Stopping()
         self._metrics = Metrics()
         self._lag_due = 0.0
 
@@ -67,11 +60,11 @@ class Relay:
                     # The spine is silent. Whether it has the batch is for the next run to find out: same keys.
                     work.cancel()
                 await asyncio.wait({work})
-                if not work.cancelled() and (error := work.exception()) and not isinstance(error, _Stopped):
+                if not work.cancelled() and (error := work.exception()) and not isinstance(error, Stopped):
                     raise error
             finally:
-                await _ended(stopped)
-                await _ended(work)
+                await ended(stopped)
+                await ended(work)
                 await spine.close()
         log.info("stopped")
 
@@ -81,7 +74,7 @@ class Relay:
         backoff = self._fresh_backoff()
         while True:
             try:
-                async with await self._unless_stopped(Outbox.connect(self._settings.database_url)) as outbox:
+                async with await self._stopping.unless(Outbox.connect(self._settings.database_url)) as outbox:
                     self._metrics.connected.set(1)
                     await self._take_the_lead(outbox)
                     backoff = self._fresh_backoff()
@@ -92,7 +85,7 @@ class Relay:
             finally:
                 self._metrics.connected.set(0)
                 self._metrics.leading.set(0)
-            await self._pause(backoff.pause_s() or LONGEST_PAUSE_S)
+            await self._stopping.pause(backoff.pause_s() or LONGEST_PAUSE_S)
 
     async def _take_the_lead(self, outbox: Outbox) -> None:
         waits = False
@@ -101,7 +94,7 @@ class Relay:
                 log.info("another relay leads; waiting for its place")
             waits = True
             await self._look_at_lag(outbox)
-            await self._pause(self._settings.poll_s)
+            await self._stopping.pause(self._settings.poll_s)
         log.info("leading: changes go to %s", self._settings.audit_stream_url)
         self._metrics.leading.set(1)
 
@@ -121,19 +114,19 @@ class Relay:
                 await self._deliver(outbox, spine, batch)
                 batch = await reading
             finally:
-                await _ended(reading)
+                await ended(reading)
             if self._stopping.is_set():
-                raise _Stopped
+                raise Stopped
 
     async def _sleep(self, outbox: Outbox) -> list[Outgoing]:
         """Nothing waits: sleep until a change wakes us or it is time to look; what was written meanwhile, if known."""
         if not await outbox.fall_asleep():
-            await self._pause(min(AWAKE_S, self._settings.poll_s))
+            await self._stopping.pause(min(AWAKE_S, self._settings.poll_s))
             return []
         try:
             batch = await self._next(outbox, [])
             if not batch:
-                await self._unless_stopped(outbox.woken(self._settings.poll_s))
+                await self._stopping.unless(outbox.woken(self._settings.poll_s))
             return batch
         finally:
             await outbox.wake_up()
@@ -152,69 +145,27 @@ class Relay:
 
     async def _deliver(self, outbox: Outbox, spine: Spine, batch: list[Outgoing]) -> None:
         """Append every change of the batch, or put it aside; each is out of the outbox when this returns."""
-        at, size = 0, len(batch)
-        while at < len(batch):
-            part = batch[at : at + size]
-            refusal = await self._append(outbox, spine, part)
+
+        async def still_ours() -> None:
+            # Another relay may lead by now, and keys are not remembered for ever.
+            await outbox.still_there()
+            await self._look_at_lag(outbox)
+
+        deliver = Delivery(spine, self._stopping, log, away=self._note_away)
+        async for first, end, refusal in deliver([change.event for change in batch], still_ours=still_ours):
             if refusal is None:
-                await outbox.delivered([change.id for change in part])
-                self._metrics.delivered.inc(len(part))
-                at, size = at + len(part), size * 2
-            elif len(part) == 1:
-                log.error("change %d (%s) goes to the dead letters: %s", part[0].id, part[0].change_id, refusal.reason)
-                await outbox.refuse(part[0].id, refusal.reason)
+                await outbox.delivered([change.id for change in batch[first:end]])
+                self._metrics.delivered.inc(end - first)
+            else:
+                change = batch[first]
+                log.error("change %d (%s) goes to the dead letters: %s", change.id, change.change_id, refusal.reason)
+                await outbox.refuse(change.id, refusal.reason)
                 self._metrics.refused.inc()
-                at, size = at + 1, 1
-            else:
-                # Nothing of it was written. First those before the one that is wrong, then that one on its own.
-                size = max(1, len(part) // 2 if refusal.at is None else refusal.at)
 
-    async def _append(self, outbox: Outbox, spine: Spine, changes: list[Outgoing]) -> Refusal | None:
-        events = [change.event for change in changes]
-        backoff = self._fresh_backoff()
-        said = ""
-        while True:
-            try:
-                refusal = await spine.append(events)
-            except AuditStreamError as failure:
-                if str(failure) != said:
-                    log.warning("the spine takes nothing now, changes wait in the outbox: %s", failure)
-                    said = str(failure)
-                self._metrics.lost.labels("spine").inc()
-                self._metrics.spine_away.set(1)
-                await self._pause(backoff.pause_s(at_least_s=retry_after_s(failure)) or LONGEST_PAUSE_S)
-                # Another relay may lead by now, and keys are not remembered for ever.
-                await outbox.still_there()
-                await self._look_at_lag(outbox)
-            else:
-                if said:
-                    log.info("the spine is back")
-                self._metrics.spine_away.set(0)
-                return refusal
-
-    # --- waiting
+    def _note_away(self, failure: AuditStreamError | None) -> None:
+        self._metrics.spine_away.set(failure is not None)
+        if failure:
+            self._metrics.lost.labels("spine").inc()
 
     def _fresh_backoff(self) -> Backoff:
         return Backoff(None, longest_s=LONGEST_PAUSE_S)
-
-    async def _pause(self, seconds: float) -> None:
-        await self._unless_stopped(asyncio.sleep(seconds))
-
-    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do what may as well not be done; raises _Stopped when told to stop before or meanwhile."""
-        task = asyncio.ensure_future(work)
-        stopped = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
-            raise _Stopped
-        finally:
-            await _ended(task)
-            await _ended(stopped)
-
-
-async def _ended(task: "asyncio.Future[Any]") -> None:
-    """Cancel it unless it is done, and wait until it is; what became of it was seen, or no longer matters."""
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)

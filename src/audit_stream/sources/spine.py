@@ -20,6 +20,8 @@ class Refusal(NamedTuple):
     reason: str
     at: int | None
     """The event that is wrong, where the spine could tell."""
+    field: str | None = None
+    """And what of it."""
 
 
 class _Receipt(msgspec.Struct):
@@ -56,7 +58,8 @@ class Spine:
         if is_for_good(answer):
             index = answer.problem.get("index")
             detail = str(answer.problem.get("detail") or f"the spine answered {answer.status}")
-            return Refusal(detail, index if type(index) is int and 0 <= index < len(events) else None)
+            at = index if type(index) is int and 0 <= index < len(events) else None
+            return Refusal(detail, at, answer.problem.get("field"))
         raise self._http.error(answer, request)
 
 
