@@ -16,7 +16,7 @@ from tests.kafka.cluster import MockCluster, a_cluster
 
 # The mock keeps 5 MB of a partition.
 PARTITIONS = 8
-MOST_RECORDS = 60_000
+MOST_RECORDS = 10_000
 LOOK_S = 0.02
 
 

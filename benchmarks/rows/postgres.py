@@ -82,7 +82,7 @@ def _pgbench(server: Postgres, database: Database, script: str, *arguments: str)
 
 def end_to_end(session: Session) -> list[Line]:
     """From the first INSERT until the chain has the last, with writers, servers and relay on the same cores."""
-    events = session.scale.chain_events // 5
+    events = session.scale.chain_events // 10
     with ExitStack() as stack:
         server = stack.enter_context(a_server())
         ours = stack.enter_context(our_server(stack.enter_context(a_valkey())))

@@ -40,7 +40,7 @@ PAYLOAD: dict[str, Any] = {
 
 
 def each_sink(session: Session) -> list[Line]:
-    events = session.scale.chain_events // A_CALL * A_CALL
+    events = max(session.scale.chain_events // 5 // A_CALL, 1) * A_CALL
     with ExitStack() as stack:
         ours = stack.enter_context(our_server(stack.enter_context(a_valkey())))
         folder = stack.enter_context(a_folder())
