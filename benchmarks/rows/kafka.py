@@ -16,7 +16,7 @@ from tests.kafka.cluster import MockCluster, a_cluster
 
 # The mock keeps 5 MB of a partition.
 PARTITIONS = 8
-MOST_RECORDS = 10_000
+MOST_RECORDS = 20_000
 LOOK_S = 0.02
 
 
@@ -39,6 +39,7 @@ def _rate(cluster: MockCluster, server: ServerProcess, records: int) -> float:
     environ = {
         "KAFKA_BROKERS": cluster.brokers,
         "KAFKA_TOPICS": topic,
+        "KAFKA_GROUP_ID": topic,  # one of its own: the mock would wait for the members of the round before
         "AUDIT_STREAM_URL": server.url,
         "METRICS_LISTEN": "off",
         "LOG_LEVEL": "WARNING",
