@@ -24,12 +24,16 @@ class Replacement:
         os.fsync(self.file.fileno())
         Path(self.file.name).replace(self._path)
         self.committed = True
-        # The name is in the directory, and that has to reach the disk as well.
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+        sync_folder(self._path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk: those of files that are new in it, or were renamed."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
+from audit_stream.atomic import sync_folder
 from audit_stream.bus.keys import Key
 from audit_stream.bus.line import CONTINUED, OPENING, TORN, Draft, link, parse, written
 from audit_stream.bus.reading import MAX_LINE_BYTES, last_line
@@ -107,7 +108,7 @@ class Log:
                 head = self._end(fd)
                 aside = self._aside()
                 self._begin_behind(head, f"goes on behind line {head.event_id}, in {aside.name}").replace(self.path)
-                _sync_directory(self.path.parent)
+                sync_folder(self.path.parent)
                 return aside
             finally:
                 self._close()
@@ -190,7 +191,7 @@ class Log:
         with suppress(FileExistsError):
             self.path.hardlink_to(fresh)
         fresh.unlink()
-        _sync_directory(self.path.parent)
+        sync_folder(self.path.parent)
 
     def _begin_behind(self, head: Head, why: str) -> Path:
         fresh = self.path.with_name(f".{self.path.name}.{uuid4().hex}")
@@ -281,7 +282,7 @@ class Log:
             if self._sync:
                 os.fsync(fd)
                 if not self._size:
-                    _sync_directory(self.path.parent)
+                    sync_folder(self.path.parent)
         except OSError:
             # The disk is full: half a line would only be in the way.
             os.ftruncate(fd, self._size)
@@ -292,11 +293,3 @@ class Log:
 def own(type_: str, text: str) -> Draft:
     """A line of the log's own."""
     return Draft(now(), OWN_ID, "all", type_, text)
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

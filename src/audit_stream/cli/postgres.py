@@ -2,7 +2,6 @@
 
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,11 +9,10 @@ import rich_click as click
 from rich.table import Table
 from rich.text import Text
 
-from audit_stream.cli.daemons import run_until_told
+from audit_stream.cli.daemons import need, run_until_told
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option
 from audit_stream.cli.output import console, facts_table, printable, wants_json, write_lines
-from audit_stream.errors import Misconfigured
 
 if TYPE_CHECKING:
     from audit_stream.sources.postgres.installation import Status
@@ -35,8 +33,7 @@ def postgres() -> None:
     `install` puts the triggers' functions and an outbox into the database, `SELECT audit_stream.watch('table',
     'event_kind')` chooses a table, and `relay` carries the changes to the spine.
     """
-    if not find_spec("psycopg"):
-        raise Misconfigured("this needs psycopg: pip install 'audit-stream[postgres]'")
+    need("postgres", "psycopg")
 
 
 @postgres.command()

@@ -15,6 +15,7 @@ from typing import IO, NamedTuple
 
 import msgspec
 
+from audit_stream.atomic import sync_folder
 from audit_stream.chain import Head
 from audit_stream.errors import Misconfigured
 
@@ -161,11 +162,3 @@ def last_packed(path: Path) -> Head | None:
         for line in lines:
             last = head_of(line) or last
     return last
-
-
-def sync_folder(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

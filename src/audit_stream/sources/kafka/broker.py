@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
@@ -268,16 +269,9 @@ class Broker:
             place = assignment.topic, assignment.partition
             self._assigned.pop(place)
             self._held.discard(place)
-            if place in self._lag_labels():
+            with suppress(KeyError):  # nothing was read of it
                 self._metrics.lag.remove(assignment.topic, str(assignment.partition))
         self._metrics.partitions.set(len(self._assigned))
-
-    def _lag_labels(self) -> set[tuple[str, int]]:
-        return {
-            (sample.labels["topic"], int(sample.labels["partition"]))
-            for family in self._metrics.lag.collect()
-            for sample in family.samples
-        }
 
     def _acknowledge(self, assignment: Assignment, note: str | None, error: KafkaError | None) -> None:
         place, done = self._notes.get(assignment, (None, None))
