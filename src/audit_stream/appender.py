@@ -21,7 +21,7 @@ from contextvars import Context
 from datetime import timedelta
 
 from audit_stream.chain import START, Event, Head
-from audit_stream.errors import AuditStreamError, ChainBroken, Pushback, Unreachable
+from audit_stream.errors import AuditStreamError, ChainBroken, Pushback, Refused, Unreachable
 from audit_stream.event import Draft
 from audit_stream.scripts import Appended, Landed, Moved, Seen
 from audit_stream.settings import FSYNC, Ack, Hashing
@@ -42,7 +42,6 @@ DEADLINE_S = 1.5
 SCRIPT_S_PER_BYTE = 2e-6
 """Allowed on top for what the script hashes; measured 0.5e-6."""
 RETRY_S = 0.02
-REPLICAS_TIMEOUT_MS = 1000
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +81,10 @@ class Appender:
         self.promised = promised
         """The newest event that a producer was told is on disk. A chain without it has lost it."""
         self._to_ask_first = 0
+        self.refusing = ""
+        """Why no append is taken now; empty when they are. Set by who watches over the server's readiness."""
+        self.failed = asyncio.Event()
+        """Set when a batch fails for a reason that concerns the next one as well."""
         # Read by /stats and /readyz.
         self.batches = 0
         self.lost_races = 0
@@ -96,15 +99,19 @@ class Appender:
         while self._flights:
             await asyncio.wait(self._flights)
 
-    async def append(self, drafts: Sequence[Draft]) -> list[Receipt]:
+    async def append(self, drafts: Sequence[Draft], *, committed: Sequence[int] = ()) -> list[Receipt]:
         """Append the drafts as one unit; return their receipts in order.
 
+        `committed` are commit times to restore, in Unix milliseconds, one per draft and none before another's.
         Raises Refused (an idempotency key was used for other content), Pushback, Unreachable,
         ChainBroken, HashMismatch. Cancelling the caller does not take back what was handed in.
         """
         submission = self.submission(drafts)
+        submission.committed = committed
         if self._closing:
             raise Pushback("the server is stopping; nothing was written")
+        if self.refusing:
+            raise Unreachable(f"{self.refusing}; nothing was written")
         self._waiting.put(submission)
         self._send_off()
         return await submission.settled
@@ -151,9 +158,13 @@ class Appender:
         self._leaving = None
         if batch:
             batch.fail(error)
-        if batch is None or isinstance(error, Unreachable):
-            # It is the same for whoever waits behind this batch: let them hear it now.
+        if isinstance(error, Unreachable):
+            # The same would happen to those that wait: they get the reason now. Nothing of theirs was sent.
+            self._waiting.fail(Unreachable(f"{error.reason}; nothing was written"))
+        elif batch is None:
             self._waiting.fail(error)
+        if not isinstance(error, Refused):
+            self.failed.set()
 
     # --- one batch
 
@@ -173,7 +184,7 @@ class Appender:
             # When one follows already, its offer was made for another head than this one will leave.
             newest = self._flights[-1] is asyncio.current_task()
             self._leaving = Head(events[-1].event_id, events[-1].hash) if newest else None
-            reply = await self._call(drafts, events)
+            reply = await self._call(drafts, events, batch.committed)
             if not isinstance(reply, Appended):
                 self._leaving = None
             if ahead:
@@ -196,7 +207,7 @@ class Appender:
     async def _let_script_hash(self, batch: Batch) -> None:
         while pending := batch.pending():
             drafts = [submission.drafts[place] for submission, place in pending]
-            match await self._call(drafts, None):
+            match await self._call(drafts, None, batch.committed):
                 case Appended() as reply:
                     events = as_hashed(drafts, reply)
                     await self._commit(pending, events, reply)
@@ -207,7 +218,9 @@ class Appender:
                     await self._replay(batch, pending, event_ids)
         batch.answer()
 
-    async def _call(self, drafts: list[Draft], offer: list[Event] | None) -> Appended | Moved | Seen | Landed:
+    async def _call(
+        self, drafts: list[Draft], offer: list[Event] | None, committed: Sequence[int]
+    ) -> Appended | Moved | Seen | Landed:
         """Call the script until its answer is definite; raises Unreachable at the deadline."""
         hashes = None if offer is None else [event.hash for event in offer]
         token = secrets.token_hex(8).encode()
@@ -226,8 +239,8 @@ class Appender:
                             promised=self.promised,
                             token=token,
                             ttl_ms=self._ttl_ms,
-                            replicas=self._ack.replicas,
-                            replicas_timeout_ms=REPLICAS_TIMEOUT_MS,
+                            committed=committed,
+                            ack=self._ack,
                         )
                         if doubt and offer and isinstance(reply, Moved):
                             # Whose event moved the head? Ours, exactly when it carries our first offer's hash.
@@ -243,10 +256,12 @@ class Appender:
                         doubt = error
                         await asyncio.sleep(RETRY_S)
         except TimeoutError:
+            reason = doubt.reason if doubt else "Redis does not answer"
             raise Unreachable(
-                f"{doubt or 'Redis does not answer'}; whether the event was written is not known yet:"
+                f"{reason}; whether the event was written is not known yet:"
                 " send it again under the same idempotency key",
                 in_doubt=True,
+                reason=reason,
             ) from doubt
 
     async def _commit(
@@ -292,10 +307,11 @@ class Appender:
         if not self._ack.replicas:
             return
         if held is None:
-            held = await self._stream.replicas_hold(self._ack.replicas, REPLICAS_TIMEOUT_MS)
+            held = await self._stream.replicas_hold(self._ack)
         if held < self._ack.replicas:
             raise Unreachable(
                 f"written, but only {held} of the promised {self._ack.replicas} replicas hold it so far:"
                 " send it again under the same idempotency key",
                 in_doubt=True,
+                reason=f"only {held} of the {self._ack.replicas} replicas that AUDIT_STREAM_ACK asks for keep up",
             )

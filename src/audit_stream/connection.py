@@ -65,7 +65,7 @@ def _client(url: str, *, connections: int, socket_timeout: float | None, retry: 
         if not url.startswith("unix://"):
             options["socket_keepalive"] = True
         client = Redis.from_pool(BlockingConnectionPool.from_url(url, **pooling, **options))
-    for command in ("XRANGE", "XREVRANGE", "XREAD"):
+    for command in ("XRANGE", "XREVRANGE", "XREAD", "INFO"):
         client.set_response_callback(command, cast("Any", as_it_came))
     return client
 

@@ -65,13 +65,20 @@ class Unreachable(AuditStreamError):
 
     retry_after = 1
 
-    def __init__(self, detail: str, *, in_doubt: bool = False) -> None:
+    def __init__(self, detail: str, *, in_doubt: bool = False, reason: str = "") -> None:
         super().__init__(detail)
         self.in_doubt = in_doubt
+        self.reason = reason or detail
+        """Why, without a word on what became of the request: it is true of other requests as well."""
 
 
 class ChainBroken(AuditStreamError):
     """What is stored is not the chain that was written: evidence, so nothing is built on it."""
+
+    advice = (
+        "Restore what is lost from a backup, or record the loss with `audit-stream accept-loss`;"
+        " docs/operators/lost-tail.md says how to decide"
+    )
 
     def __init__(self, detail: str, *, at: int, expected: str | None = None, found: str | None = None) -> None:
         super().__init__(detail)

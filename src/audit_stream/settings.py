@@ -14,6 +14,7 @@ import msgspec
 from audit_stream.errors import Misconfigured
 from audit_stream.kinds import with_extra
 
+TRUSTABLE = ("fsync",)
 Hashing = Literal["checked", "script"]
 Network = IPv4Network | IPv6Network
 LogForm = Literal["auto", "json", "text"]
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hashing: Hashing = "checked"
     max_event_bytes: int = 256 * 1024
     idempotency_ttl: timedelta = timedelta(hours=24)
+    trust_redis: frozenset[str] = frozenset()
     pin: Path | None = None
     tokens: Path | None = None
     requests_per_second: int | None = None
@@ -157,6 +159,12 @@ def _ack(name: str, text: str) -> Ack:
     return Ack(fsync, replicas)
 
 
+def _trust(name: str, text: str) -> frozenset[str]:
+    if text not in TRUSTABLE:
+        raise Misconfigured(f"{name}: {text!r} is nothing to vouch for; use {', '.join(TRUSTABLE)}, or leave it out")
+    return frozenset({text})
+
+
 def _one_of(literal: Any) -> Any:
     def parse(name: str, text: str) -> str:
         if text not in get_args(literal):
@@ -228,6 +236,12 @@ VARIABLES: dict[str, Variable] = {
     "AUDIT_STREAM_CHAIN": Variable("chain", _chain, "audit", "name of the chain, the hash tag of all its keys"),
     "AUDIT_STREAM_KINDS": Variable("kinds", _kinds, "none", "extra kinds, separated by commas"),
     "AUDIT_STREAM_ACK": Variable("ack", _ack, "fsync", "what a 201 means: fsync or memory, with ,replicas=N on top"),
+    "AUDIT_STREAM_TRUST_REDIS": Variable(
+        "trust_redis",
+        _trust,
+        "",
+        "fsync: you vouch that this Redis syncs each write to disk, where it hides its settings (CONFIG)",
+    ),
     "AUDIT_STREAM_HASHING": Variable(
         "hashing",
         _one_of(Hashing),

@@ -1,14 +1,15 @@
 """Everything one replica holds, opened and closed together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from audit_stream.appender import Appender
 from audit_stream.errors import ChainBroken, Misconfigured, Unreachable
-from audit_stream.keeper import PinKeeper, check_pin, contradiction, head_of
+from audit_stream.keeper import PinKeeper, check_pin, head_of
 from audit_stream.promise import Finding, judge
+from audit_stream.readiness import Readiness
 from audit_stream.settings import Settings
 from audit_stream.stream import Stream
 from audit_stream.tail import Tail
@@ -17,6 +18,7 @@ from audit_stream.verifier import Verifier, Walk, Walking
 from audit_stream.watch import Verdicts, Watch
 
 REACHABLE_WITHIN_S = 10.0
+FAILS_OVER = ("redis+sentinel://", "rediss+sentinel://")
 
 
 class Parts(NamedTuple):
@@ -36,6 +38,7 @@ class Spine(NamedTuple):
     keeper: PinKeeper | None
     tally: Tally
     verdicts: Verdicts
+    readiness: Readiness
 
 
 def spine_of(state: Any) -> Spine:
@@ -71,6 +74,7 @@ async def open_spine(
             keeper = await stack.enter_async_context(PinKeeper(settings.pin, pin, appender)) if settings.pin else None
             await stack.enter_async_context(appender)
             tail = await stack.enter_async_context(Tail(stream, tally=tally))
+            readiness = await stack.enter_async_context(Readiness(stream, appender, tail, keeper, settings))
             if settings.verify_every and tally.worker == 0:
                 watch = Watch(
                     stream,
@@ -82,7 +86,7 @@ async def open_spine(
                 )
                 await stack.enter_async_context(watch)
             try:
-                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts)
+                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts, readiness)
             finally:
                 await verifier.close()
     finally:
@@ -95,7 +99,8 @@ async def check(stream: Stream, settings: Settings) -> dict[str, str]:
     Waits a little for a Redis that is just starting. Raises Misconfigured with everything that is wrong.
     """
     facts = await _reached(stream)
-    fatal = [finding for finding in judge(facts, settings.ack) if finding.fatal]
+    findings = findings_on(facts, settings)
+    fatal = [finding for finding in findings if finding.fatal]
     if fatal:
         raise Misconfigured(
             "\n".join(
@@ -118,6 +123,12 @@ async def check(stream: Stream, settings: Settings) -> dict[str, str]:
     return facts
 
 
+def findings_on(facts: Mapping[str, str], settings: Settings) -> list[Finding]:
+    """What falls short on the Redis that the settings name; the worst first."""
+    follows = (settings.redis_url or "").startswith(FAILS_OVER)
+    return judge(facts, settings.ack, trusted=settings.trust_redis, fails_over=follows)
+
+
 async def _reached(stream: Stream) -> dict[str, str]:
     try:
         async with asyncio.timeout(REACHABLE_WITHIN_S):
@@ -129,16 +140,3 @@ async def _reached(stream: Stream) -> dict[str, str]:
                     await asyncio.sleep(0.2)
     except TimeoutError:
         raise Misconfigured(f"{reason}\nCheck AUDIT_STREAM_REDIS_URL, and that Redis is running.") from reason
-
-
-async def not_ready(spine: Spine) -> list[str]:
-    """Why this replica should get no traffic now; empty when it should. Raises Unreachable."""
-    findings: list[Finding] = judge(await spine.stream.facts(), spine.settings.ack)
-    reasons = [str(finding) for finding in findings if finding.fatal or finding.setting == "replicas"]
-    if not await spine.stream.runs_scripts():
-        reasons.append("Redis computes SHA-256 wrong in its scripts")
-    if not spine.tail.connected:
-        reasons.append("the live tail is not connected")
-    if spine.keeper and (pin := spine.keeper.pin) and (reason := await contradiction(spine.stream, pin)):
-        reasons.append(reason)
-    return reasons

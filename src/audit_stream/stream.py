@@ -4,21 +4,23 @@ The events stream alone is the truth; the index streams beside it can be rebuilt
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
-from redis.exceptions import ResponseError, WatchError
+from redis.exceptions import WatchError
 
 from audit_stream import scripts
 from audit_stream.chain import START, Event, Head, quoted
 from audit_stream.connection import READ_TIMEOUT_S, Clients, connect, reaching, reading
-from audit_stream.errors import ChainBroken
+from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import Draft, is_readable
-from audit_stream.pipelined import Pipelined
+from audit_stream.facts import facts_of
+from audit_stream.pipelined import Line, Pipelined
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
+from audit_stream.settings import FSYNC, Ack
 from audit_stream.tally import Tally
 
 FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
@@ -26,6 +28,8 @@ FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
 
 LAST_SEQUENCE = 2**64 - 1
 """The id behind every other that begins with the same number ends so."""
+
+REPLICAS_TIMEOUT_MS = 1000
 
 NOTHING = Head(0, b"")
 """No belief, for the script to hash; no promise given yet."""
@@ -125,12 +129,13 @@ class Stream:
         promised: Head = NOTHING,
         token: bytes,
         ttl_ms: int,
-        replicas: int,
-        replicas_timeout_ms: int,
+        committed: Sequence[int] = (),
+        ack: Ack = FSYNC,
     ) -> Appended | Moved | Seen | Landed:
         """Link the drafts as one batch: with hashes offered for the head `believed`, or hashed by the script.
 
         Refused with ChainBroken when the chain does not reach to `promised`, or holds another event there.
+        `committed` are commit times to restore, in Unix milliseconds, one per draft.
         """
         batch = []
         for draft, offered in zip(drafts, hashes or [b""] * len(drafts), strict=True):
@@ -139,7 +144,7 @@ class Stream:
             batch.append(Linked(*draft[:4], text, offered, kind_key, source_key, once_key))
         began = perf_counter()
         with reaching():
-            reply = await scripts.append(
+            reply, line = await scripts.append(
                 self._appends,
                 self.keys.events,
                 self.keys.time,
@@ -148,9 +153,10 @@ class Stream:
                 believed=believed,
                 promised=promised,
                 ttl_ms=ttl_ms,
-                replicas=replicas,
-                replicas_timeout_ms=replicas_timeout_ms,
+                committed=committed,
             )
+        if ack.replicas and isinstance(reply, Appended):
+            reply = reply._replace(replicas=await self._replicas_with(ack, line))
         self._tally.redis_append_seconds.observe(perf_counter() - began)
         return reply
 
@@ -219,21 +225,14 @@ class Stream:
     async def end(self, after: int, *, count: int, indexes: Sequence[bytes] = ()) -> End:
         """Read up to `count` events behind `after`, the highest id ever written and how indexes end, in one step."""
         async with self._reading():
-            async with self._read.pipeline(transaction=True) as pipeline:
-                pipeline.execute_command("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
-                pipeline.xinfo_stream(self.keys.events)
-                for key in indexes:
-                    pipeline.execute_command("XLEN", key)
-                    pipeline.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1)
-                entries, info, *about = await pipeline.execute(raise_on_error=False)
-            if isinstance(entries, ResponseError):
-                raise entries
-        # Of a stream that is not there, XINFO is an error: then nothing was ever written.
-        written = 0 if isinstance(info, ResponseError) else int(info["last-generated-id"].partition(b"-")[0])
-        found = [(-1, 0) if isinstance(n, ResponseError) else (n, 0) for n in about[::2]]
-        for place, newest in enumerate(about[1::2]):
-            if newest and not isinstance(newest, ResponseError):
-                found[place] = (found[place][0], self._event_id(indexes[place], newest[0][0]))
+            entries, last_id, about = await scripts.read_end(
+                self._read, self.keys.events, indexes, after=after, count=count
+            )
+        written = int(last_id.partition(b"-")[0] or 0)
+        found = [
+            (length, self._event_id(key, newest) if newest else 0)
+            for key, (length, newest) in zip(indexes, about, strict=True)
+        ]
         return End(_page(entries), written, found)
 
     # --- indexes
@@ -261,8 +260,8 @@ class Stream:
         return [event_id for event_id, reply in zip(event_ids, replies, strict=True) if reply]
 
     async def lengths(self, keys: Sequence[bytes]) -> list[int]:
-        """How many entries each of these streams holds, all read at once."""
-        async with self._reading(), self._read.pipeline(transaction=True) as pipeline:
+        """How many entries each of these streams holds."""
+        async with self._reading(), self._read.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.xlen(key)
             return list(await pipeline.execute())
@@ -299,33 +298,55 @@ class Stream:
     # --- the server behind it
 
     async def facts(self) -> dict[str, str]:
-        """What the Redis says of itself: INFO, and those settings that a promise depends on.
+        """What the Redis says of itself: INFO's fields, and the settings that durability depends on.
 
         A setting that this user may not read is left out.
         """
         async with self._reading():
-            info = await self._read.info()
-            facts = {name: str(value) for name, value in info.items()}
-            for setting in _SETTINGS:
-                try:
-                    reply = await self._read.config_get(setting)
-                except ResponseError:
-                    continue
-                facts.update({_text(name): _text(value) for name, value in reply.items()})
-        return facts
+            return await facts_of(lambda command: self._read.execute_command(*command))
 
     async def runs_scripts(self) -> bool:
         """Whether Redis runs our Lua and it computes SHA-256 right."""
         async with self._reading():
             return await scripts.probe(self._read)
 
-    async def replicas_hold(self, replicas: int, timeout_ms: int) -> int:
+    async def replicas_hold(self, ack: Ack) -> int:
         """How many replicas hold everything that was written before this call."""
         with reaching():
-            async with asyncio.timeout(timeout_ms / 1000 + READ_TIMEOUT_S), self._write.client() as connection:
-                # WAIT speaks of the writes of its own connection; this one is behind all that count.
-                await connection.set(self.keys.batch(b"fence"), b"", px=60_000)
-                return int(await connection.execute_command("WAIT", replicas, timeout_ms))
+            # WAIT speaks of the writes of its own connection; this one comes after all that count.
+            fence = ("SET", self.keys.batch(b"fence"), b"", "PX", 60_000)
+            _, line = await self._appends.call(fence)
+        return await self._replicas_with(ack, line)
+
+    async def _replicas_with(self, ack: Ack, line: Line) -> int:
+        """How many replicas hold what was written on the line. Whatever goes wrong here, it is written."""
+        try:
+            with reaching():
+                async with asyncio.timeout(REPLICAS_TIMEOUT_MS / 1000 + READ_TIMEOUT_S):
+                    return await scripts.wait_for_replicas(self._appends, ack, REPLICAS_TIMEOUT_MS, on=line)
+        except Unreachable as error:
+            detail = f"written, but how many replicas hold it is not known: {error}"
+            raise Unreachable(detail, in_doubt=True, reason=error.reason) from error
+
+    async def dry_run(self, promised: Head = NOTHING) -> Head:
+        """Go the way of an append without writing anything; return the head.
+
+        Raises Unreachable or ChainBroken, as an append would now.
+        """
+        with reaching():
+            ready = await scripts.dry_run(
+                self._appends, self.keys.events, self.keys.time, self.keys.batch(b"probe"), promised=promised
+            )
+        return ready.head
+
+    async def facts_of_writer(self) -> dict[str, str]:
+        """What the Redis that takes appends says of itself now: see `facts`."""
+        with reaching():
+            return await self._appends.facts()
+
+    def admit_writers(self, admit: Callable[[Mapping[str, str]], None]) -> None:
+        """Show the facts of each server that is to take appends to `admit`, which raises where it must not."""
+        self._appends.admit = admit
 
     async def type_of(self, key: bytes) -> str:
         """What Redis holds at the key: stream, string, none …"""
@@ -434,9 +455,6 @@ class Swap(NamedTuple):
     """(where the new index grew, the key it belongs to)."""
     drop: Sequence[bytes]
     """Old indexes that have no successor."""
-
-
-_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
 
 
 def _text(value: Any) -> str:

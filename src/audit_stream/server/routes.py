@@ -20,13 +20,13 @@ from audit_stream.server.problems import AnyRequest, problem
 from audit_stream.server.reading import get_event, query_events
 from audit_stream.server.sse import stream_events
 from audit_stream.server.verifying import verify_chain
-from audit_stream.spine import not_ready, spine_of
+from audit_stream.spine import spine_of
 from audit_stream.watch import LastVerdict
 
 ENDPOINTS = {
     "GET /": "this page",
     "GET /healthz": "this process lives",
-    "GET /readyz": "Redis is reachable, runs the script and keeps the promise",
+    "GET /readyz": "an append would succeed now; else why not",
     "POST /events": "append one event",
     "POST /events/batch": "append many events, all or nothing",
     "GET /events": "query by kind, source, time and id",
@@ -74,11 +74,11 @@ async def healthz() -> StatusBody:
 @get(
     "/readyz",
     tags=["meta"],
-    summary="Readiness: the promise is kept",
+    summary="Readiness: an append would succeed now",
     responses={200: ResponseSpec(StatusBody, description="Ready", generate_examples=False), **problems(503)},
 )
 async def readyz(request: AnyRequest) -> Response[StatusBody] | Response[bytes]:
-    reasons = await not_ready(spine_of(request.app.state))
+    reasons = await spine_of(request.app.state).readiness.now()
     if reasons:
         return problem(503, reasons[0], {"Retry-After": "5"}, reasons=reasons)
     return Response(StatusBody("ready"))

@@ -18,7 +18,7 @@ from audit_stream.server.logs import set_up_logs
 from audit_stream.server.process import STARTUP_FAILURE, Server, load_tracing
 from audit_stream.server.workers import Workers
 from audit_stream.settings import Settings
-from audit_stream.spine import check
+from audit_stream.spine import check, findings_on
 from audit_stream.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -116,6 +116,8 @@ async def _check(settings: Settings) -> dict[str, str]:
     stream = Stream.at(settings.redis_url, settings.chain)
     try:
         facts = await check(stream, settings)
+        for finding in findings_on(facts, settings):
+            log.warning("%s", finding)
         await check_pin(stream, settings)
         return facts
     finally:

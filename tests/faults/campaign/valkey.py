@@ -54,7 +54,7 @@ class Valkey:
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         self.until(lambda: bool(self.client.ping()))
         if replica_of:
-            replica_of.until(lambda: replica_of.replicas() > 0)
+            replica_of.until(replica_of.is_replicated)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -65,6 +65,11 @@ class Valkey:
         """How many replicas follow it."""
         info = self.client.info("replication")
         return sum(isinstance(value, dict) and value.get("state") == "online" for value in info.values())
+
+    def is_replicated(self) -> bool:
+        """Whether a replica has on its disk what is written now; at first it is busy with writing its first copy."""
+        self.client.set("replicated", "or not")
+        return bool(self.client.execute_command("WAITAOF", 1, 1, 100)[1])
 
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE_S
