@@ -12,6 +12,8 @@
   ARGV[3]  promised  event_id of the newest event that the caller has told a producer is safe; 0 for none
   ARGV[4]            its hash; "" for none
   ARGV[5]  ttl       milliseconds to remember idempotency keys for
+  ARGV[6]  committed "" for now; else when each event was committed, as Unix milliseconds between commas: what is
+                     restored keeps its commit times. Never before the newest of the time index, never after now
   then for each event, seven arguments:
            timestamp kind source payload
            quoted    the source as a JSON string, where that is more than the source in quotes; else ""
@@ -40,7 +42,8 @@ local events, time, token = KEYS[1], KEYS[2], KEYS[3]
 local believed_id, believed_hash = tonumber(ARGV[1]), ARGV[2]
 local promised_id, promised_hash = tonumber(ARGV[3]), ARGV[4]
 local ttl = tonumber(ARGV[5])
-local ARGUMENTS = 5
+local committed = ARGV[6]
+local ARGUMENTS = 6
 local scripted = believed_hash == ''
 local count = (#ARGV - ARGUMENTS) / STRIDE
 
@@ -168,12 +171,14 @@ local function index(name, id)
 end
 
 local now = redis.call('TIME')
-local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local ms = 0
 local newest = redis.pcall('XREVRANGE', time, '+', '-', 'COUNT', 1)[1]
 if newest then
   -- The clock may be set back; commit time is not.
-  ms = math.max(ms, tonumber(string.match(newest[1], '^(%d+)')))
+  ms = tonumber(string.match(newest[1], '^(%d+)'))
 end
+local given = string.gmatch(committed, '%d+')
 
 local answer = {'appended', batch[1].id, '', head_hash}
 for i = 1, count do
@@ -183,6 +188,7 @@ for i = 1, count do
   end
   index(event.by_kind, number(event.id) .. '-0')
   index(event.by_source, number(event.id) .. '-0')
+  ms = math.max(ms, math.min(tonumber(given() or now_ms), now_ms))
   index(time, number(ms) .. '-' .. number(event.id))
   if event.once then
     redis.call('SET', event.once, number(event.id), 'PX', ttl)

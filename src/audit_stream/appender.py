@@ -96,13 +96,15 @@ class Appender:
         while self._flights:
             await asyncio.wait(self._flights)
 
-    async def append(self, drafts: Sequence[Draft]) -> list[Receipt]:
+    async def append(self, drafts: Sequence[Draft], *, committed: Sequence[int] = ()) -> list[Receipt]:
         """Append the drafts as one unit; return their receipts in order.
 
+        `committed` are commit times to restore, in Unix milliseconds, one per draft and none before another's.
         Raises Refused (an idempotency key was used for other content), Pushback, Unreachable,
         ChainBroken, HashMismatch. Cancelling the caller does not take back what was handed in.
         """
         submission = self.submission(drafts)
+        submission.committed = committed
         if self._closing:
             raise Pushback("the server is stopping; nothing was written")
         self._waiting.put(submission)
@@ -173,7 +175,7 @@ class Appender:
             # When one follows already, its offer was made for another head than this one will leave.
             newest = self._flights[-1] is asyncio.current_task()
             self._leaving = Head(events[-1].event_id, events[-1].hash) if newest else None
-            reply = await self._call(drafts, events)
+            reply = await self._call(drafts, events, batch.committed)
             if not isinstance(reply, Appended):
                 self._leaving = None
             if ahead:
@@ -196,7 +198,7 @@ class Appender:
     async def _let_script_hash(self, batch: Batch) -> None:
         while pending := batch.pending():
             drafts = [submission.drafts[place] for submission, place in pending]
-            match await self._call(drafts, None):
+            match await self._call(drafts, None, batch.committed):
                 case Appended() as reply:
                     events = as_hashed(drafts, reply)
                     await self._commit(pending, events, reply)
@@ -207,7 +209,9 @@ class Appender:
                     await self._replay(batch, pending, event_ids)
         batch.answer()
 
-    async def _call(self, drafts: list[Draft], offer: list[Event] | None) -> Appended | Moved | Seen | Landed:
+    async def _call(
+        self, drafts: list[Draft], offer: list[Event] | None, committed: Sequence[int]
+    ) -> Appended | Moved | Seen | Landed:
         """Call the script until its answer is definite; raises Unreachable at the deadline."""
         hashes = None if offer is None else [event.hash for event in offer]
         token = secrets.token_hex(8).encode()
@@ -226,6 +230,7 @@ class Appender:
                             promised=self.promised,
                             token=token,
                             ttl_ms=self._ttl_ms,
+                            committed=committed,
                             replicas=self._ack.replicas,
                             replicas_timeout_ms=REPLICAS_TIMEOUT_MS,
                         )

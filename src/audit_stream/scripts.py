@@ -89,6 +89,7 @@ async def append(
     believed: Head,
     promised: Head,
     ttl_ms: int,
+    committed: Sequence[int] = (),
     replicas: int = 0,
     replicas_timeout_ms: int = 0,
 ) -> Appended | Moved | Seen | Landed:
@@ -97,7 +98,7 @@ async def append(
     Loads the script when Redis does not know it (restart, failover, SCRIPT FLUSH). Raises what redis-py raises.
     """
     keys: list[bytes] = [events_key, time_key, token_key]
-    argv: list[bytes | int] = [*believed, *promised, ttl_ms]
+    argv: list[bytes | int] = [*believed, *promised, ttl_ms, b",".join(b"%d" % ms for ms in committed)]
     for event in batch:
         keys += (event.kind_key, event.source_key, event.once_key) if event.once_key else event[6:8]
         argv += event[:6]

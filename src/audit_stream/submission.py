@@ -23,6 +23,9 @@ class Receipt(NamedTuple):
 class Submission:
     """The drafts of one producer's request: appended whole or not at all."""
 
+    committed: Sequence[int] = ()
+    """Commit times to restore, in Unix milliseconds, one per draft; without them it is now."""
+
     def __init__(self, drafts: Sequence[Draft]) -> None:
         """Raises Refused when one idempotency key stands on two different drafts; two equal ones become one."""
         self.drafts: list[Draft] = []
@@ -60,6 +63,11 @@ class Batch:
 
     def __init__(self, submissions: Sequence[Submission]) -> None:
         self.submissions = list(submissions)
+
+    @property
+    def committed(self) -> Sequence[int]:
+        """Commit times to restore: of the one submission, since those that restore any share no batch."""
+        return self.submissions[0].committed if self.submissions else ()
 
     def pending(self) -> list[tuple[Submission, int]]:
         """The drafts still to be appended, as (submission, place in it), in order."""

@@ -44,7 +44,8 @@ class Waiting:
             size_bytes += submission.size_bytes
             full = events > BATCH_EVENTS or size_bytes > BATCH_BYTES
             # One key twice: the later one waits for the next batch, and there finds the earlier one's event.
-            if taken and (full or not keys.isdisjoint(submission.keys)):
+            alone = submission.committed or (taken and taken[0].committed)
+            if taken and (full or alone or not keys.isdisjoint(submission.keys)):
                 break
             keys.update(submission.keys)
             taken.append(self._submissions.popleft())
