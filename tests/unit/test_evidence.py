@@ -9,7 +9,8 @@ import pytest
 
 from audit_stream.chain import START, Event, link_hash
 from audit_stream.event import to_json
-from audit_stream.evidence import Report, check_file, read_line
+from audit_stream.evidence import Report, check_file
+from audit_stream.exported import read_line
 
 EVENTS = 12
 
@@ -150,4 +151,4 @@ def test_an_empty_file_is_an_empty_chain(tmp_path: Path) -> None:
 
 def test_a_line_is_read_to_the_very_bytes_it_was_written_from() -> None:
     for event in chain_of(3):
-        assert read_line(to_json(event) + b"\n") == event
+        assert read_line(to_json(event) + b"\n") == (event, None)
