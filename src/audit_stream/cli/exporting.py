@@ -92,7 +92,7 @@ def from_server(url: str, exporting: Exporting) -> None:
     with Remote(url) as remote:
         exporting.end_at(int(remote.get("stats").json()["last_event_id"]))
         while exporting.left:
-            params = {"after": exporting.cursor, "limit": min(PAGE, exporting.left)}
+            params: dict[str, int | str] = {"after": exporting.cursor, "limit": min(PAGE, exporting.left)}
             if exporting.timed:
                 params["committed"] = "true"
             with remote.stream("events", params, accept="application/x-ndjson") as answer:

@@ -7,7 +7,7 @@ import rich_click as click
 from rich.text import Text
 
 from audit_stream.cli.failures import Failed
-from audit_stream.cli.importing import Source, into_server, server_head, source, write_to_redis
+from audit_stream.cli.importing import Plan, into_server, make_plan, server_head, write_to_redis
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, tell, wants_json, write_lines
 from audit_stream.cli.progress import progress
@@ -51,38 +51,38 @@ def import_(
     choose_one(ctx, "url", "redis_url")
     if redis_url:
         known = frozenset(VARIABLES["AUDIT_STREAM_KINDS"].parse("--kinds", kinds))
-        taken = write_to_redis(
-            file, redis_url, chain, timed=not without_times, check=lambda taken: _check_kinds(taken, known)
+        plan = write_to_redis(
+            file, redis_url, chain, timed=not without_times, check=lambda plan: _check_kinds(plan, known)
         )
     else:
-        taken = _into_server(url, file)
-    tell_times(taken, by_url=not redis_url)
-    head = taken.end
+        plan = _into_server(url, file)
+    tell_times(plan, by_url=not redis_url)
+    head = plan.end
     if wants_json(as_json):
         body = {
-            "imported": taken.count,
+            "imported": plan.events,
             "head": {"event_id": head.event_id, "hash": head.hash.decode()},
-            "commit_times": "kept" if taken.timed else "now",
+            "commit_times": "kept" if plan.timed else "now",
         }
         write_lines([msgspec.json.encode(body)])
     else:
-        after = f" after #{taken.start.event_id}, where the chain ended" if taken.start.event_id else ""
-        console().print(Text.assemble(("imported", "bold green"), f"  {taken.count:,} events{after}, to the same head"))
+        after = f" after #{plan.start.event_id}, where the chain ended" if plan.start.event_id else ""
+        console().print(Text.assemble(("imported", "bold green"), f"  {plan.events:,} events{after}, to the same head"))
 
 
-def _into_server(url: str, file: Path) -> Source:
+def _into_server(url: str, file: Path) -> Plan:
     from audit_stream.cli.remote import Remote
 
     with Remote(url) as remote:
-        taken = source(file, server_head(remote), timed=False)
-        _check_kinds(taken, frozenset(remote.get("").json()["kinds"]))
+        plan = make_plan(file, server_head(remote), timed=False)
+        _check_kinds(plan, frozenset(remote.get("").json()["kinds"]))
         with progress("importing") as show:
-            into_server(remote, taken, show)
-    return taken
+            into_server(remote, plan, show)
+    return plan
 
 
-def _check_kinds(taken: Source, known: frozenset[str]) -> None:
-    unknown = sorted(kind.decode() for kind in taken.report.kinds if kind.decode() not in known)
+def _check_kinds(plan: Plan, known: frozenset[str]) -> None:
+    unknown = sorted(kind.decode() for kind in plan.report.kinds if kind.decode() not in known)
     if unknown:
         raise Failed(
             f"the file has kinds that are unknown here: {', '.join(unknown)}; nothing was written."
@@ -90,17 +90,17 @@ def _check_kinds(taken: Source, known: frozenset[str]) -> None:
         )
 
 
-def tell_times(taken: Source, *, by_url: bool) -> None:
+def tell_times(plan: Plan, *, by_url: bool) -> None:
     """Say it where --since and --until find other events than on the chain that the file is from."""
     if by_url:
         tell(
             "commit times are not carried over: by URL every event is committed now, and --since and --until go by"
             " that. Import with --redis-url, into an empty chain, to keep them"
         )
-    elif not taken.timed and taken.report.times.first_ms is None:
+    elif not plan.timed and plan.report.times.first_ms is None:
         tell(
             "the file has no commit times: every event was committed now, and --since and --until go by that."
             " An export that is written anew by this version has them"
         )
-    elif taken.timed and taken.report.times.missing:
-        tell(f"{taken.report.times.missing:,} lines have no commit time, and got that of the line before")
+    elif plan.timed and plan.report.times.missing:
+        tell(f"{plan.report.times.missing:,} lines have no commit time, and got that of the line before")

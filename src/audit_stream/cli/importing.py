@@ -39,7 +39,7 @@ NOT_CARRIED = (
 """What a file does not hold, and a chain written from it does not have."""
 
 
-class Source(NamedTuple):
+class Plan(NamedTuple):
     """A file that was checked, and belongs onto the chain."""
 
     path: Path
@@ -54,7 +54,7 @@ class Source(NamedTuple):
         return self.report.verdict.head
 
     @property
-    def count(self) -> int:
+    def events(self) -> int:
         """How many events are to be written."""
         return self.end.event_id - self.start.event_id
 
@@ -104,7 +104,7 @@ class _Times:
 # --- before the first write
 
 
-def source(path: Path, head: Head, *, timed: bool) -> Source:
+def make_plan(path: Path, head: Head, *, timed: bool) -> Plan:
     """Check the file against the chain's head. Raises Failed, also for commit times that cannot be right if `timed`."""
     from audit_stream.evidence import check_file, unpacked_bytes
 
@@ -116,12 +116,14 @@ def source(path: Path, head: Head, *, timed: bool) -> Source:
         raise Failed(f"{path} cannot be read: {error.strerror or error}", exit_code=2) from error
     if why_not := _why_not(report, head, timed=timed):
         raise Failed(f"{path} is not imported: {why_not}; nothing was written")
-    return Source(path, report, head, timed and report.times.first_ms is not None)
+    return Plan(path, report, head, timed and report.times.first_ms is not None)
 
 
 def _why_not(report: "Report", head: Head, *, timed: bool) -> str | None:
     if not report.verdict.valid:
         return report.verdict.reason
+    if not report.verdict.checked:
+        return "it holds no event"
     end = report.verdict.head.event_id
     if head.event_id > end:
         return f"the chain ends at event #{head.event_id} already, and the file at #{end}"
@@ -138,8 +140,8 @@ def _why_not(report: "Report", head: Head, *, timed: bool) -> str | None:
     return None
 
 
-def check_end(head: Head, source: Source) -> None:
-    if head != source.end:
+def check_end(head: Head, plan: Plan) -> None:
+    if head != plan.end:
         raise Failed(
             f"the chain's head is {head.event_id}:{head.hash.decode()}, and not that of the file:"
             " somebody else writes to this chain"
@@ -154,29 +156,29 @@ def server_head(remote: "Remote") -> Head:
     return Head(int(stats["last_event_id"]), stats["latest_hash"].encode()) if stats["latest_hash"] else START
 
 
-def into_server(remote: "Remote", source: Source, show: "Show") -> None:
+def into_server(remote: "Remote", plan: Plan, show: "Show") -> None:
     """Append what the chain lacks, committed now: no producer may claim a commit time. Raises Failed."""
     from audit_stream.exported import read_line
 
     items = msgspec.json.Decoder(list[msgspec.Raw])
-    head = source.start
-    for batch in source.batches():
+    head = plan.start
+    for batch in plan.batches():
         try:
             answer = remote.post("events/batch", b"\n".join(map(request, batch.events)), "application/x-ndjson")
         except Failed as failed:
             raise _stopped(head, failed) from failed
         head = _same([read_line(bytes(raw)).event for raw in items.decode(answer.content)], batch.events)
-        show(head.event_id, source.end.event_id)
-    check_end(server_head(remote), source)
+        show(head.event_id, plan.end.event_id)
+    check_end(server_head(remote), plan)
 
 
-def write_to_redis(path: Path, redis_url: str, chain: str, *, timed: bool, check: "Callable[[Source], None]") -> Source:
+def write_to_redis(path: Path, redis_url: str, chain: str, *, timed: bool, check: "Callable[[Plan], None]") -> Plan:
     """Check the file against the chain, and write what the chain lacks. Raises Failed, AuditStreamError."""
-    taken = source(path, with_stream(redis_url, chain, redis_head), timed=timed)
-    check(taken)
+    plan = make_plan(path, with_stream(redis_url, chain, redis_head), timed=timed)
+    check(plan)
     with progress("importing") as show:
-        with_stream(redis_url, chain, lambda stream: into_redis(stream, taken, show))
-    return taken
+        with_stream(redis_url, chain, lambda stream: into_redis(stream, plan, show))
+    return plan
 
 
 async def redis_head(stream: "Stream") -> Head:
@@ -190,13 +192,13 @@ async def redis_head(stream: "Stream") -> Head:
     return head
 
 
-async def into_redis(stream: "Stream", source: Source, show: "Show") -> None:
+async def into_redis(stream: "Stream", plan: Plan, show: "Show") -> None:
     """Append what the chain lacks, committed when the file says. Raises Failed."""
     from audit_stream.appender import Appender
 
-    if (head := await stream.head()) != source.start:
+    if (head := await stream.head()) != plan.start:
         raise Failed(f"the chain has grown to event #{head.event_id} since the file was checked; nothing was written")
-    batches = source.batches()
+    batches = plan.batches()
     async with Appender(stream) as appender:
         batch = next(batches, None)
         while batch:
@@ -209,9 +211,9 @@ async def into_redis(stream: "Stream", source: Source, show: "Show") -> None:
             except AuditStreamError as error:
                 raise _stopped(head, error) from error
             head = _same([receipt.event for receipt in receipts], batch.events)
-            show(head.event_id, source.end.event_id)
+            show(head.event_id, plan.end.event_id)
             batch = following
-    check_end(await stream.head(), source)
+    check_end(await stream.head(), plan)
 
 
 def _draft(event: Event) -> "Draft":

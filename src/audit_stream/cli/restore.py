@@ -11,7 +11,7 @@ from rich.text import Text
 from audit_stream.cli.backup import data_dir_option
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.import_ import tell_times, without_times_option
-from audit_stream.cli.importing import NOT_CARRIED, Source, write_to_redis
+from audit_stream.cli.importing import NOT_CARRIED, Plan, write_to_redis
 from audit_stream.cli.local import stopped_server
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option
 from audit_stream.cli.output import console, printable, tell, wants_json, write_lines
@@ -57,7 +57,7 @@ def restore(
     if wants_json(as_json):
         head = restored.end
         body = {
-            "restored": restored.count,
+            "restored": restored.events,
             "head": {"event_id": head.event_id, "hash": head.hash.decode()},
             "commit_times": "kept" if restored.timed else "now",
             "not_carried": NOT_CARRIED,
@@ -67,7 +67,7 @@ def restore(
         _print(restored, data_dir)
 
 
-def _verify(redis_url: str, chain: str, restored: Source) -> None:
+def _verify(redis_url: str, chain: str, restored: Plan) -> None:
     from audit_stream.cli.verdicts import Range, of_redis
 
     verdict = of_redis(redis_url, chain, Range(1, None, deep=False), [], None).verdict
@@ -77,12 +77,12 @@ def _verify(redis_url: str, chain: str, restored: Source) -> None:
         tell(f"the chain has grown to event #{verdict.head.event_id} meanwhile: a server appends to it")
 
 
-def _print(restored: Source, data_dir: Path | None) -> None:
+def _print(restored: Plan, data_dir: Path | None) -> None:
     out, head = console(), restored.end
     after = f" after #{restored.start.event_id}, where the chain ended" if restored.start.event_id else ""
     out.print(
         Text.assemble(
-            ("restored", "bold green"), f"  {restored.count:,} events{after}; the chain is verified, all of it"
+            ("restored", "bold green"), f"  {restored.events:,} events{after}; the chain is verified, all of it"
         )
     )
     out.print(Text.assemble(("  head     ", "dim"), f"{head.event_id}:{head.hash.decode()}"))
