@@ -1,11 +1,12 @@
 """Commit times read from an index that lacks some, holds them far apart, or is no index at all."""
 
+import asyncio
 import random
 
 import pytest
 
 from audit_stream.stream import Stream
-from tests.conformance.stores import Chain
+from tests.conformance.stores import Chain, drafts
 
 EVENTS = 40
 pytestmark = pytest.mark.anyio
@@ -47,3 +48,22 @@ async def test_an_index_that_was_built_anew_meanwhile_is_searched_again(spine: C
         for event_id in range(1, EVENTS + 1):
             spine.raw.xadd(spine.keys.time, {"": ""}, f"7-{event_id}")
         assert await stream.commit_times(range(10, 20)) == [7] * 10
+
+
+async def test_a_restored_commit_time_is_kept_but_for_one_before_the_newest_or_after_now(spine: Chain) -> None:
+    async with spine.stream(Stream) as stream, spine.replica(stream) as replica:
+        now = await stream.now_ms()
+        # Handed in at once: what is restored shares no batch, or the times would be of other events.
+        await asyncio.gather(
+            replica.append(drafts(3), committed=[1000, 1000, 2000]),
+            replica.append(drafts(2), committed=[1500, 3000]),
+            replica.append(drafts(1)),
+            replica.append(drafts(2), committed=[4000, now + 10**9]),
+        )
+        *kept, posted, before, after = await stream.commit_times(range(1, 9))
+    assert kept == [1000, 1000, 2000, 2000, 3000]
+    assert posted is not None
+    assert before == posted
+    assert after is not None
+    assert now <= posted <= after < now + 10**9
+    await spine.stored()

@@ -128,6 +128,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def block_with(command: str) -> str:
+    found: str
     (found,) = [block for block in BLOCKS if command in block]
     return found
 

@@ -92,10 +92,12 @@ def _check_kinds(plan: Plan, known: frozenset[str]) -> None:
 
 def tell_times(plan: Plan, *, by_url: bool) -> None:
     """Say it where --since and --until find other events than on the chain that the file is from."""
+    if not plan.events:
+        return
     if by_url:
         tell(
             "commit times are not carried over: by URL every event is committed now, and --since and --until go by"
-            " that. Import with --redis-url, into an empty chain, to keep them"
+            " that. To keep them, import into an empty chain with --redis-url"
         )
     elif not plan.timed and plan.report.times.first_ms is None:
         tell(
