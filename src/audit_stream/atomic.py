@@ -37,8 +37,8 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Replacement]:
-    """Yield a file beside `path`. Raises OSError at once where none can be written."""
+def replacing(path: Path, *, private: bool = False) -> Iterator[Replacement]:
+    """Yield a file beside `path`, for its owner alone if `private`. Raises OSError at once where none can be made."""
     path = path.resolve()  # a link stays a link
     if path.exists() and not path.is_file():
         raise IsADirectoryError(f"{path} is not a file")
@@ -46,7 +46,8 @@ def replacing(path: Path) -> Iterator[Replacement]:
         replacement = Replacement(path, file)
         try:
             # Temporary files are for their owner alone; this one gets the rights of the file it replaces.
-            Path(file.name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
+            if not private:
+                Path(file.name).chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~_UMASK)
             yield replacement
         finally:
             if not replacement.committed:

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import quote
 
-from audit_stream.errors import Misconfigured
+from audit_stream.errors import InUse, Misconfigured
 
 # sun_path has 108 bytes on Linux and 104 on macOS, the closing NUL included.
 _SOCKET_PATH_BYTES = 107 if sys.platform == "linux" else 103
@@ -223,7 +223,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _lock(path: Path, held: ExitStack, holder: str, wait_seconds: float) -> FileIO:
-    """Lock `path` until `held` closes. Raises Misconfigured, naming the process that keeps it."""
+    """Lock `path` until `held` closes. Raises InUse, naming the process that keeps it."""
     lock = held.enter_context(path.open("a+b", buffering=0))
     deadline = time.monotonic() + wait_seconds
     while True:
@@ -233,7 +233,7 @@ def _lock(path: Path, held: ExitStack, holder: str, wait_seconds: float) -> File
         except BlockingIOError:
             if time.monotonic() >= deadline:
                 lock.seek(0)
-                raise Misconfigured(
+                raise InUse(
                     f"{path.parent} is in use by {holder} process {lock.read().decode().strip()}; stop it,"
                     " or set AUDIT_STREAM_DATA_DIR to another folder"
                 ) from None

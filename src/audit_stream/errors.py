@@ -10,6 +10,7 @@ AuditStreamError
 ├── ChainBroken      evidence of tampering: `at`, `expected`, `found`
 ├── HashMismatch     this replica computes other hashes than Redis does; take it out of service
 └── Misconfigured    the server does not start like this; the message says what to change
+    └── InUse        another process works in the data folder
 """
 
 
@@ -95,3 +96,7 @@ class HashMismatch(AuditStreamError):
 
 class Misconfigured(AuditStreamError):
     """A setting, or the Redis behind it, cannot give what was asked for."""
+
+
+class InUse(Misconfigured):
+    """The data folder belongs to another process, which is named."""

@@ -1,30 +1,23 @@
-"""Evidence files: an exported chain, or a range of it, one event a line, to be checked with no network.
-
-A line is an event as the API answers it, byte for byte. A line that another tool has written anew is
-taken as well, as long as it says the same; one that names a field twice is not, for readers differ on
-which of the two counts.
-"""
+"""Evidence files: an exported chain, or a range of it, one event a line, to be checked with no network."""
 
 import asyncio
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import monotonic
-from typing import IO, Any, NamedTuple, cast
+from time import monotonic, time
+from typing import IO, NamedTuple, cast
 
-import msgspec
-
-from audit_stream.chain import START, Event, Head, Verdict, link_hash, parse, verify
-from audit_stream.errors import Refused
-from audit_stream.event import to_json
+from audit_stream.chain import START, Event, Head, Verdict, verify
+from audit_stream.exported import Exported, Times, read_line
 from audit_stream.parallel import Tell, in_processes, split, usable_cores
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 WORTHWHILE_BYTES = 16 * 1024 * 1024
 """So much pays for a process."""
 CHUNK_BYTES = 1024 * 1024
+SKEW_MS = 60_000
+"""A commit time so little ahead of this machine's clock comes from a clock that is ahead, not from the future."""
 
 
 class Part(NamedTuple):
@@ -33,6 +26,8 @@ class Part(NamedTuple):
     """The place, in the file as it is when unpacked, behind which the part's first line begins."""
     last: int | None
     event_ids: tuple[int, ...]
+    latest_ms: int
+    """A later commit time lies in the future."""
 
 
 class Checked(NamedTuple):
@@ -46,6 +41,7 @@ class Checked(NamedTuple):
     """Up to the one that does not hold."""
     kinds: frozenset[bytes]
     hashes: dict[int, bytes]
+    times: Times
 
 
 class Report(NamedTuple):
@@ -57,6 +53,8 @@ class Report(NamedTuple):
     kinds: frozenset[bytes]
     hashes: dict[int, bytes]
     """Of the events that were asked about and are there, the one before the first included."""
+    times: Times
+    """The commit times. No hash covers them, so they have no part in the verdict."""
     took_s: float
 
 
@@ -71,13 +69,13 @@ def check_file(
     size = unpacked_bytes(path) if size is None else size
     jobs = jobs or min(usable_cores(), size // WORTHWHILE_BYTES)
     ranges = split(0, size - 1, jobs)
-    asked = tuple(event_ids)
+    asked, latest_ms = tuple(event_ids), int(time() * 1000) + SKEW_MS
     if len(ranges) < 2:
-        parts = [check_part(Part(str(path), 0, None, asked), tell)]
+        parts = [check_part(Part(str(path), 0, None, asked, latest_ms), tell)]
     else:
         # What was added meanwhile, and whatever keeps the file from being unpacked, is the last one's.
         ends = [last for _, last in ranges[:-1]] + [None]
-        shares = [Part(str(path), first, last, asked) for (first, _), last in zip(ranges, ends, strict=True)]
+        shares = [Part(str(path), first, last, asked, latest_ms) for (first, _), last in zip(ranges, ends, strict=True)]
         parts = asyncio.run(in_processes(check_part, shares, tell))
     return _joined(parts, asked, began)
 
@@ -89,7 +87,9 @@ def _joined(parts: list[Checked], asked: tuple[int, ...], began: float) -> Repor
     hashes = {head.event_id: head.hash} if head.event_id in asked else {}
     checked = lines = 0
     broken: Verdict | None = None
+    times = Times(0)
     for part in parts:
+        times.join(part.times, lines)
         if part.start and not (seam := verify([part.start], start=head)).valid:
             broken, lines = seam, lines + 1
             break
@@ -110,7 +110,7 @@ def _joined(parts: list[Checked], asked: tuple[int, ...], began: float) -> Repor
         reason = f"line {lines}: {broken.reason}"
         verdict = Verdict(False, checked, broken.first_break_at, reason, head)
     kinds = frozenset[bytes]().union(*(part.kinds for part in parts))
-    return Report(verdict, first, lines if broken else None, kinds, hashes, monotonic() - began)
+    return Report(verdict, first, lines if broken else None, kinds, hashes, times, monotonic() - began)
 
 
 def _before(event: Event | None) -> Head:
@@ -130,6 +130,7 @@ class _Lines:
         self.trouble = ""
         self.kinds: set[bytes] = set()
         self.hashes: dict[int, bytes] = {}
+        self.times = Times(part.latest_ms)
 
     def __iter__(self) -> Iterator[Event]:
         try:
@@ -155,7 +156,7 @@ class _Lines:
             if line.isspace():
                 continue
             try:
-                event = read_line(line)
+                event, committed_at = read_line(line)
             except (ValueError, RecursionError) as error:
                 what = "cannot be read" if line.endswith(b"\n") else "is cut off"
                 self.trouble = f"{what}: {error}"
@@ -163,6 +164,7 @@ class _Lines:
             yield event
             # Only here is it known to have held.
             self.kinds.add(event.kind)
+            self.times.add(self.read, committed_at)
             if event.event_id in self._part.event_ids:
                 self.hashes[event.event_id] = event.hash
 
@@ -174,7 +176,7 @@ def check_part(part: Part, tell: Tell) -> Checked:
         start = next(events, None)
         before = _before(start)
         verdict = verify(_with(start, events), start=before)
-    return Checked(start, verdict, lines.trouble, lines.read, frozenset(lines.kinds), lines.hashes)
+    return Checked(start, verdict, lines.trouble, lines.read, frozenset(lines.kinds), lines.hashes, lines.times)
 
 
 def _with(start: Event | None, events: Iterator[Event]) -> Iterator[Event]:
@@ -186,64 +188,13 @@ def _with(start: Event | None, events: Iterator[Event]) -> Iterator[Event]:
 # --- lines
 
 
-class _Line(msgspec.Struct):
-    event_id: int
-    timestamp: str
-    kind: str
-    source: str
-    payload: msgspec.Raw
-    prev_hash: str
-    hash: str
-
-
-_exported = msgspec.json.Decoder(_Line)
-_FIELDS = set(Event._fields)
-
-
-def decoded(line: bytes) -> Event:
-    """The event as the API answers it, its payload the text as it stands. Raises msgspec.DecodeError, ValueError.
-
-    Whether that is the text that was hashed is for `verify` to tell.
-    """
-    read = _exported.decode(line)
-    return Event(
-        read.event_id,
-        read.timestamp.encode(),
-        read.kind.encode(),
-        read.source.encode(),
-        bytes(read.payload),
-        read.prev_hash.encode(),
-        read.hash.encode(),
-    )
-
-
-def read_line(line: bytes) -> Event:
-    """Read a line of evidence. Raises ValueError, RecursionError."""
-    line = line.strip()
-    try:
-        event = decoded(line)
-        # As exported: nothing added, nothing said twice, and the payload is the text that was hashed.
-        if to_json(event) == line and event.payload[:1] == b"{" and link_hash(*event[:6]) == event.hash:
-            return event
-    except (msgspec.DecodeError, ValueError):
-        pass  # what is wrong with it is said below
-    body = json.loads(line, object_pairs_hook=_each_once)
-    if not isinstance(body, dict) or not isinstance(body.get("payload"), dict):
-        raise ValueError("it is no JSON object with a payload")
-    if set(body) != _FIELDS:
-        raise ValueError(f"its fields are not an event's: {', '.join(sorted(map(repr, set(body) ^ _FIELDS)))}")
-    return parse(line)
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    body = dict(pairs)
-    if len(body) < len(pairs):
-        raise ValueError("it names a field twice")
-    return body
-
-
 def events_of(path: Path) -> Iterator[Event]:
     """The events of a file that was checked."""
+    return (exported.event for exported in exported_in(path))
+
+
+def exported_in(path: Path) -> Iterator[Exported]:
+    """The same with their commit times."""
     with opened(path) as file:
         for line in file:
             if not line.isspace():
@@ -272,11 +223,3 @@ def unpacked_bytes(path: Path) -> int:
         except (EOFError, zlib.error, gzip.BadGzipFile):
             return size  # checking the lines comes to it again, and says where
         return size
-
-
-def whole_chain(report: Report) -> None:
-    """Raises Refused for a file that does not hold, or does not begin with event 1."""
-    if not report.verdict.valid:
-        raise Refused(str(report.verdict.reason))
-    if report.first != 1:
-        raise Refused(f"it begins with event #{report.first}, not with the first")

@@ -142,6 +142,26 @@ def test_fetching_ids_gives_their_events_in_order(history: History, ids: set[int
     assert history.runner.run(fetched()) == [history.events[event_id - 1] for event_id in sorted(ids)]
 
 
+@settings(deadline=None, max_examples=60)
+@given(some_ids | stretches | with_gaps)
+@example(set())
+@example({1})
+@example({COUNT})
+@example(set(range(1, COUNT + 3)))
+def test_the_commit_times_of_events_are_those_of_the_time_index(history: History, ids: set[int]) -> None:
+    found = history.runner.run(history.stream.commit_times(sorted(ids)))
+    assert found == [history.committed_ms.get(event_id) for event_id in sorted(ids)]
+
+
+def test_reading_on_goes_on_where_the_last_commit_time_was_read(history: History) -> None:
+    times = [
+        ms
+        for first in range(1, COUNT, 7)
+        for ms in history.runner.run(history.stream.commit_times(range(first, min(first + 7, COUNT + 1))))
+    ]
+    assert times == [history.committed_ms[event_id] for event_id in range(1, COUNT + 1)]
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.none() | st.sampled_from(KINDS), st.none() | st.sampled_from(SOURCES), st.integers(1, 60), st.booleans())
 def test_following_the_pages_shows_each_event_once(

@@ -244,7 +244,7 @@ def test_an_event_is_described_in_the_order_of_its_fields(document: Schema) -> N
 @pytest.mark.parametrize(
     ("operation", "named"),
     [
-        ("GET /events", {"kind", "source", "since", "until", "after", "before", "limit"}),
+        ("GET /events", {"kind", "source", "since", "until", "after", "before", "limit", "committed"}),
         ("GET /stream", {"kind", "source", "after", "named"}),
         ("GET /verify", {"from", "to", "deep"}),
         ("GET /stats", set()),
@@ -342,6 +342,7 @@ OK: dict[str, Any] = {"kind": "other", "source": "s", "payload": {"a": [1, None,
         ("GET /events", "/events", None, {"Accept": MANY}, 200),
         ("GET /events", "/events", None, {"Accept": "text/html"}, 406),
         ("GET /events/{event_id}", "/events/1", None, {"Accept": ONE}, 200),
+        ("GET /events", "/events?committed=true", None, {}, 200),
         ("GET /events", "/events?limit=0", None, {}, 400),
         ("GET /events", "/events?kind=surprise", None, {}, 422),
         ("GET /events/{event_id}", "/events/1", None, {}, 200),

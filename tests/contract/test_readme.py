@@ -101,14 +101,16 @@ def run_as_typed(command: str, server: ServerProcess) -> str:
 def test_chain_py_verifies_an_export_as_the_readme_shows(server: ServerProcess, tmp_path: Path) -> None:
     for number in range(5):
         server.post({"kind": "other", "source": "café", "payload": {"n": number, "f": 1e22}})
-    export = server.get("/events?after=0&limit=100000", Accept="application/x-ndjson").content
-    (tmp_path / "events.ndjson").write_bytes(export)
     (tmp_path / "chain.py").write_text((ROOT / "src/audit_stream/chain.py").read_text())
     (typed,) = re.findall(r"^    python -c '(.*)'$", README, flags=re.M)
-    said = subprocess.run(
-        [sys.executable, "-S", "-c", typed], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
-    ).stdout
-    assert said.startswith("Verdict(valid=True, checked=5,")
+    for committed in ("false", "true"):
+        path = f"/events?after=0&limit=100000&committed={committed}"
+        export = server.get(path, Accept="application/x-ndjson").content
+        (tmp_path / "events.ndjson").write_bytes(export)
+        said = subprocess.run(
+            [sys.executable, "-S", "-c", typed], cwd=tmp_path, env={}, capture_output=True, text=True, check=True
+        ).stdout
+        assert said.startswith("Verdict(valid=True, checked=5,")
 
 
 def test_a_bus_on_a_memory_stick_comes_to_a_verdict_in_two_commands(tmp_path: Path) -> None:

@@ -470,6 +470,7 @@ def test_keys_inside_a_batch_are_each_for_their_event(shared: ServerProcess) -> 
         ("/events?until=2026-05-15", 422, "until"),
         ("/events?since=0001-01-01T00:00:00%2B14:00", 422, "since"),
         ("/events?knid=other", 422, "knid"),
+        ("/events?committed=maybe", 422, "committed"),
         ("/events?kind=other&kind=flag_swapped", 422, "kind"),
         ("/events/abc", 422, "event_id"),
         ("/events/-1", 422, "event_id"),
@@ -643,6 +644,24 @@ def test_since_and_until_go_by_the_time_of_commit(server: ServerProcess, redis_u
         assert server.get(f"/events?since={moment}&until={moment}").json() == []
     assert server.get("/events?until=2000-01-01T00:00:00Z").json() == []
     assert server.get("/events?since=2999-01-01T00:00:00Z").json() == []
+    # Asked for, the answer carries that time, and an index that lacks an event costs it nothing else.
+    times = [rfc3339(ms).replace("+00:00", "Z") for ms in committed]
+    plain, lines = server.get("/events").json(), server.get("/events?committed=true", Accept=NDJSON).text.splitlines()
+    assert server.get("/events?committed=false").content == server.get("/events").content
+    assert server.get("/events?committed=true").text == f"[{','.join(lines)}]"
+    assert [json.loads(line) for line in lines] == [
+        {**event, "committed_at": time} for event, time in zip(plain, times, strict=True)
+    ]
+    assert [line.partition(',"committed_at"')[0] + "}" for line in lines] == server.get(
+        "/events", Accept=NDJSON
+    ).text.splitlines()
+    with redis.Redis.from_url(redis_url) as client:
+        client.xdel(f"{{{chain}}}:time", f"{committed[1]}-2")
+    left = [event.get("committed_at") for event in server.get("/events?committed=true&kind=other").json()]
+    assert left == [times[0], None, *times[2:]]
+    assert "committed=true" in server.get("/events?committed=true&limit=1").links["next"]["url"]
+    refused = server.get("/events?committed=true", Accept="application/cloudevents-batch+json")
+    assert problem(refused, 422)["field"] == "committed"
 
 
 def rfc3339(ms: int) -> str:

@@ -9,7 +9,8 @@ import pytest
 
 from audit_stream.chain import START, Event, link_hash
 from audit_stream.event import to_json
-from audit_stream.evidence import Report, check_file, read_line
+from audit_stream.evidence import Report, check_file
+from audit_stream.exported import format_ms, parse_ms, read_line, to_line
 
 EVENTS = 12
 
@@ -150,4 +151,40 @@ def test_an_empty_file_is_an_empty_chain(tmp_path: Path) -> None:
 
 def test_a_line_is_read_to_the_very_bytes_it_was_written_from() -> None:
     for event in chain_of(3):
-        assert read_line(to_json(event) + b"\n") == event
+        assert read_line(to_json(event) + b"\n") == (event, None)
+
+
+# --- commit times
+
+
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_commit_times_are_read_the_same_by_any_number_of_processes(tmp_path: Path, jobs: int) -> None:
+    events = chain_of(EVENTS)
+    lines = [to_line(event, None if event.event_id == 1 else 1000 * event.event_id) + b"\n" for event in events]
+    times = checked(tmp_path / "x", b"".join(lines), jobs).times
+    assert (times.first_ms, times.last_ms, times.missing, times.problem) == (2000, 12_000, 1, "")
+    for late in range(2, EVENTS):
+        # Later than the next one: that is at fault, wherever the parts meet.
+        moved = [*lines[: late - 1], to_line(events[late - 1], 1000 * late + 1500) + b"\n", *lines[late:]]
+        report = checked(tmp_path / "x", b"".join(moved), jobs)
+        assert report.verdict.valid
+        assert report.times.line == late + 1
+        assert "is earlier than that of the line before" in report.times.problem
+    mangled = b"".join(lines).replace(b"00:00:06.000Z", b"00:00:06.000+00:00").replace(b"00:00:09", b"00:00:01")
+    times = checked(tmp_path / "x", mangled, jobs).times
+    assert (times.line, "is not a UTC time" in times.problem) == (6, True)
+
+
+def test_a_commit_time_is_written_and_read_to_the_millisecond() -> None:
+    for ms in (0, 1, 999, 1_700_000_000_123, 253_402_300_799_999):
+        assert parse_ms(format_ms(ms)) == ms
+    assert format_ms(1_795_255_560_123) == "2026-11-21T10:06:00.123Z"
+
+
+def test_a_line_with_its_commit_time_is_the_same_event_however_another_tool_wrote_it() -> None:
+    for event in chain_of(3):
+        line = to_line(event, 1_795_255_560_123)
+        again = json.dumps(dict(reversed(json.loads(line).items()))).encode()
+        assert read_line(line) == read_line(again) == (event, "2026-11-21T10:06:00.123Z")
+    with pytest.raises(ValueError, match="names a field twice"):
+        read_line(line[:-1] + b',"committed_at":"2026-11-21T10:06:00.123Z"}')

@@ -7,6 +7,7 @@ import rich_click as click
 
 from audit_stream import __version__
 from audit_stream.cli.append import append
+from audit_stream.cli.backup import backup
 from audit_stream.cli.bus import bus
 from audit_stream.cli.doctor import doctor
 from audit_stream.cli.evidence import evidence
@@ -19,6 +20,7 @@ from audit_stream.cli.postgres import postgres
 from audit_stream.cli.project import project
 from audit_stream.cli.query import query
 from audit_stream.cli.reindex import reindex
+from audit_stream.cli.restore import restore
 from audit_stream.cli.serve import serve
 from audit_stream.cli.stats import stats
 from audit_stream.cli.tail import tail
@@ -59,7 +61,7 @@ for reading_and_writing in (serve, append, tail, query, verify, export, import_,
     root.add_command(reading_and_writing)
 for bringing_in_and_out in (postgres, kafka, project):
     root.add_command(bringing_in_and_out)
-for tending in (stats, doctor, reindex, token):
+for tending in (stats, doctor, backup, restore, reindex, token):
     root.add_command(tending)
 
 

@@ -18,6 +18,7 @@ from litestar.openapi.spec import (
 from litestar.params import HeaderParameter, QueryParameter
 
 from audit_stream.event import MAX_KEY_LENGTH
+from audit_stream.exported import COMMITTED_AT
 from audit_stream.server.auth import COOKIE
 from audit_stream.server.bodies import EventBody, ProblemBody
 from audit_stream.server.cloudevents_schema import describe_cloudevents
@@ -83,6 +84,8 @@ def complete(app: Litestar, kinds: Sequence[str]) -> None:
     paths["/events/batch"].post.request_body.content[NDJSON] = _lines("PublishRequest", "One event a line")
     for operation, line in ((paths["/events"].get, "EventBody"), (paths["/verify"].get, "ProgressBody")):
         operation.responses["200"].content[NDJSON] = _lines(line, "One object a line")
+    listed = paths["/events"].get.responses["200"].content[JSON].schema
+    listed.items = Schema(all_of=[listed.items, Schema(type=OpenAPIType.OBJECT, properties={COMMITTED_AT: _COMMITTED})])
     describe_cloudevents(schemas, paths, kind)
     for path in ("/events", "/stream", "/verify"):
         for parameter in paths[path].get.parameters:
@@ -126,6 +129,13 @@ def secured(app: Litestar) -> None:
 
 
 _BOUNDS = {"limit": (1, MAX_LIMIT), "after": (0, None), "before": (0, None), "from": (1, None), "to": (1, None)}
+
+
+_COMMITTED = Schema(
+    type=OpenAPIType.STRING,
+    format=OpenAPIFormat.DATE_TIME,
+    description="Only with `committed=true`: UTC in milliseconds, by the index and not hashed",
+)
 
 
 def _lines(name: str, description: str) -> OpenAPIMediaType:

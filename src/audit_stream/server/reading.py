@@ -13,6 +13,7 @@ from audit_stream.chain import Event
 from audit_stream.cloudevents import to_json as to_cloudevent
 from audit_stream.errors import Refused
 from audit_stream.event import to_json
+from audit_stream.exported import to_line
 from audit_stream.query import Filter, Selection, fetch, select
 from audit_stream.server.accept import negotiated
 from audit_stream.server.cloudevents import BATCH, STRUCTURED
@@ -21,9 +22,10 @@ from audit_stream.server.openapi import JSON, MAX_LIMIT, NDJSON, After, Kind, So
 from audit_stream.server.parameters import MAX_ID, cursor, known_kind, only
 from audit_stream.server.problems import AnyRequest, NotFound, OutOfRange
 from audit_stream.spine import spine_of
+from audit_stream.stream import Stream as Chain
 from audit_stream.timestamps import instant
 
-_PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit")
+_PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit", "committed")
 
 
 @get(
@@ -33,7 +35,9 @@ _PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit")
     description=(
         "Filters must all hold. Without `after` the newest `limit` events are returned, with it the oldest behind"
         " that cursor; always in ascending order. The Link header names the next page. Accept:"
-        " application/x-ndjson streams one event a line, application/cloudevents-batch+json gives CloudEvents."
+        " application/x-ndjson streams one event a line, application/cloudevents-batch+json gives CloudEvents. With"
+        " `committed=true` each event carries the time of its commit as well, `committed_at`: it is what the index by"
+        " commit time says, outside the hash, and left out where the index lacks the event."
     ),
     responses={200: events("The events, ascending"), **problems(400, 406, 409, 422, 503)},
 )
@@ -50,11 +54,16 @@ async def query_events(
     after: After = None,
     before: Annotated[int | None, QueryParameter(name="before", description="Events before this event_id")] = None,
     limit: Annotated[int, QueryParameter(name="limit", description=f"1 to {MAX_LIMIT}")] = 1000,
+    committed: Annotated[
+        bool, QueryParameter(name="committed", description="true: each event with its `committed_at`")
+    ] = False,
 ) -> Response[bytes] | Stream:
     spine = spine_of(request.app.state)
     only(request, _PARAMETERS)
     may_read(request.scope, source)
     form = negotiated(request, (JSON, NDJSON, BATCH))
+    if committed and form == BATCH:
+        raise Refused(f"committed: CloudEvents have no commit time; ask for {JSON} or {NDJSON}", field="committed")
     if not 1 <= limit <= MAX_LIMIT:
         raise OutOfRange(f"limit must be in 1..{MAX_LIMIT}")
     wanted = Filter(
@@ -70,15 +79,18 @@ async def query_events(
     headers = {"Vary": "Accept"}
     if selection.more:
         headers["Link"] = f'<{_next(request, selection, wanted)}>; rel="next"'
-    pages = fetch(spine.stream, selection.event_ids)
+    events_read = fetch(spine.stream, selection.event_ids)
+    if committed:
+        pages = _with_times(spine.stream, events_read)
+    else:
+        pages = _rendered(events_read, to_cloudevent if form == BATCH else to_json)
     # The first page is read before the answer begins: what can go wrong mostly does by then.
-    first: list[Event] = await anext(pages, [])
+    first: list[bytes] = await anext(pages, [])
     if form == NDJSON:
         return Stream(_lines(first, pages), media_type=form, headers=headers)
-    render = to_cloudevent if form == BATCH else to_json
     if len(first) == len(selection.event_ids):
-        return Response(b"[%b]" % b",".join(map(render, first)), media_type=form, headers=headers)
-    return Stream(_array(first, pages, render), media_type=form, headers=headers)
+        return Response(b"[%b]" % b",".join(first), media_type=form, headers=headers)
+    return Stream(_array(first, pages), media_type=form, headers=headers)
 
 
 def _next(request: AnyRequest, selection: Selection, wanted: Filter) -> str:
@@ -88,18 +100,27 @@ def _next(request: AnyRequest, selection: Selection, wanted: Filter) -> str:
     return f"/events?{urlencode(kept | turned)}"
 
 
-async def _lines(first: list[Event], pages: AsyncIterator[list[Event]]) -> AsyncIterator[bytes]:
-    yield b"".join(b"%b\n" % to_json(event) for event in first)
+async def _rendered(pages: AsyncIterator[list[Event]], render: Callable[[Event], bytes]) -> AsyncIterator[list[bytes]]:
     async for page in pages:
-        yield b"".join(b"%b\n" % to_json(event) for event in page)
+        yield [render(event) for event in page]
 
 
-async def _array(
-    first: list[Event], pages: AsyncIterator[list[Event]], render: Callable[[Event], bytes]
-) -> AsyncIterator[bytes]:
-    yield b"[" + b",".join(map(render, first))
+async def _with_times(stream: Chain, pages: AsyncIterator[list[Event]]) -> AsyncIterator[list[bytes]]:
     async for page in pages:
-        yield b"".join(b",%b" % render(event) for event in page)
+        times = await stream.commit_times([event.event_id for event in page])
+        yield list(map(to_line, page, times))
+
+
+async def _lines(first: list[bytes], pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    yield b"".join(b"%b\n" % text for text in first)
+    async for page in pages:
+        yield b"".join(b"%b\n" % text for text in page)
+
+
+async def _array(first: list[bytes], pages: AsyncIterator[list[bytes]]) -> AsyncIterator[bytes]:
+    yield b"[" + b",".join(first)
+    async for page in pages:
+        yield b"".join(b",%b" % text for text in page)
     yield b"]"
 
 

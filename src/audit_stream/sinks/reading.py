@@ -17,7 +17,7 @@ from audit_stream.client.following import follow_in_batches
 from audit_stream.client.http import Http, is_about_an_event
 from audit_stream.client.wire import AsyncioWire, Incoming, Request
 from audit_stream.errors import ChainBroken, Refused
-from audit_stream.evidence import decoded
+from audit_stream.exported import decoded
 
 PAGE_EVENTS = 20_000
 # What is written with one sync, or in one transaction.
