@@ -105,7 +105,10 @@ async def find_loss(stream: Stream, to: Head, pins: Mapping[Path, Pinned]) -> Lo
 
 
 async def accept_loss(
-    stream: Stream, loss: Loss, reason: str | None, on_progress: Callable[[int, int], None] = lambda done, expected: None
+    stream: Stream,
+    loss: Loss,
+    reason: str | None,
+    on_progress: Callable[[int, int], None] = lambda done, expected: None,
 ) -> Event:
     """Record the loss on the chain and move the pins; return the recording event.
 

@@ -229,7 +229,10 @@ VARIABLES: dict[str, Variable] = {
     ),
     "REDIS_URL": Variable("redis_url", _redis_url, "", "the same, where a platform sets this name"),
     "AUDIT_STREAM_DATA_DIR": Variable(
-        "data_dir", _path, "~/.local/share/audit-stream", "where the embedded Valkey keeps its data, and the server its pin"
+        "data_dir",
+        _path,
+        "~/.local/share/audit-stream",
+        "where the embedded Valkey keeps its data, and the server its pin",
     ),
     "HOST": Variable("host", _text, "127.0.0.1", "address to listen on; with tokens 0.0.0.0 when left out"),
     "PORT": Variable("port", _whole(0, 65535), "8093", "port to listen on; 0 takes a free one"),

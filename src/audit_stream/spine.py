@@ -68,7 +68,9 @@ async def open_spine(
         verdicts = Verdicts(tally, on_intact=appender.promise if durable else None)
         verifier = Verifier(stream, verdicts.asked_for, parts.walking)
         async with AsyncExitStack() as stack:
-            keeper = await stack.enter_async_context(PinKeeper(settings.pin, pinned, appender)) if settings.pin else None
+            keeper = (
+                await stack.enter_async_context(PinKeeper(settings.pin, pinned, appender)) if settings.pin else None
+            )
             await stack.enter_async_context(appender)
             tail = await stack.enter_async_context(Tail(stream, tally=tally))
             if settings.verify_every and tally.worker == 0:

@@ -424,7 +424,6 @@ class Stream:
             for start in range(0, len(keys), 1000):
                 await self._write.unlink(*keys[start : start + 1000])
 
-
     # --- after a loss
 
     async def forget_lost_keys(self) -> int:

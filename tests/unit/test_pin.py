@@ -122,7 +122,7 @@ def test_a_verify_that_ends_late_does_not_move_a_server_s_pin_back(tmp_path: Pat
 def test_a_file_that_was_cut_short_or_holds_more_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
     path = tmp_path / "pin"
     path.write_text(text)
-    with pytest.raises(Misconfigured, match="--pin: .*/pin holds no pin"):
+    with pytest.raises(Misconfigured, match=r"^--pin: .*/pin holds no pin"):
         read_pin(path, setting="--pin")
     assert path.read_text() == text
 

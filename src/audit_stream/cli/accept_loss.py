@@ -85,7 +85,9 @@ def accept_loss(
         raise click.UsageError("--yes is missing: nobody is here to be asked.")
     pins = _pins(pin_paths, settings)
     with _redis(settings) as url:
-        loss, recorded = with_stream(url, settings.chain, lambda stream: _accept(stream, settings, to, pins, reason, yes))
+        loss, recorded = with_stream(
+            url, settings.chain, lambda stream: _accept(stream, settings, to, pins, reason, yes)
+        )
     _print(loss, recorded, as_json)
 
 
@@ -149,7 +151,8 @@ def _lost(loss: "Loss") -> str:
     if incident.lost_from is None:
         return f"an unknown number of events up to #{incident.lost_to}: another history has grown in their place"
     count = incident.lost_to - incident.lost_from + 1
-    return f"{count:,} event{'' if count == 1 else 's'}, #{incident.lost_from} to #{incident.lost_to}: their receipts are void"
+    events = f"{count:,} event{'' if count == 1 else 's'}"
+    return f"{events}, #{incident.lost_from} to #{incident.lost_to}: their receipts are void"
 
 
 def _print(loss: "Loss", recorded: Event, as_json: bool) -> None:
