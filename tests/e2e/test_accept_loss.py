@@ -58,7 +58,7 @@ class Site:
     def __init__(self, redis_url: str, chain: str, folder: Path) -> None:
         self.redis_url, self.chain, self.pin = redis_url, chain, folder / "pin"
         self.stored = Stored(redis_url, chain)
-        self.settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain}
+        self.settings: dict[str, Any] = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain}
 
     def accept(self, to: str, *options: str, pin: Path | None = None) -> "subprocess.CompletedProcess[bytes]":
         pin = pin or self.pin
@@ -302,7 +302,7 @@ def test_it_shows_what_is_lost_and_asks(site: Site, monkeypatch: pytest.MonkeyPa
 
 def test_an_embedded_valkey_that_starts_empty_is_refused_and_accepted_only_by_name(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    settings = {"AUDIT_STREAM_DATA_DIR": str(data)}
+    settings: dict[str, Any] = {"AUDIT_STREAM_DATA_DIR": str(data)}
     with running_server(**settings) as server:
         receipts = append(server, 1, 2)
         in_use = run("accept-loss", "--to", EMPTY, "--yes", **settings)
