@@ -112,13 +112,13 @@ async def check_pin(stream: Stream, settings: Settings) -> Pinned:
             f"{SETTING}: AUDIT_STREAM_ACK={settings.ack} promises nothing that could be pinned: what is only in memory"
             " may be gone after a crash. Use AUDIT_STREAM_ACK=fsync, or leave the pin out."
         )
+    pinned = read_pin(path, setting=SETTING)
     try:
         if path.parent == settings.data_dir:
             make_folder(path.parent)
-        pinned = read_pin(path, setting=SETTING)
         check_writable(path, setting=SETTING)
     except Misconfigured as error:
-        raise Misconfigured(f"{error}. Name another file, or turn the pin off: {SETTING}=off") from error
+        raise Misconfigured(f"{error}. Name another file in {SETTING}, or turn the pin off: {SETTING}=off") from error
     if pinned.pin and (reason := await contradiction(stream, pinned.pin)):
         raise Misconfigured(f"{SETTING}: {reason}.\n{await _next_steps(stream, path)}")
     return pinned
