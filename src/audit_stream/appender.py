@@ -121,6 +121,11 @@ class Appender:
         if head.event_id > self.promised.event_id:
             self.promised = head
 
+    def give_up(self, lost: Head, head: Head) -> None:
+        """Expect `head` where events up to `lost` were expected: a person has given them up."""
+        if self.promised.event_id <= lost.event_id:
+            self.promised = head
+
     # --- batches
 
     def _send_off(self) -> None:

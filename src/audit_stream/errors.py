@@ -8,6 +8,7 @@ AuditStreamError
 ├── Pushback         too busy; retry after `retry_after` seconds
 ├── Unreachable      Redis is away or takes no writes; nothing is known to be written
 ├── ChainBroken      evidence of tampering: `at`, `expected`, `found`
+│   └── ChainChanged the chain is not the one that was read before: events were lost, or it is another
 ├── HashMismatch     this replica computes other hashes than Redis does; take it out of service
 └── Misconfigured    the server does not start like this; the message says what to change
     └── InUse        another process works in the data folder
@@ -86,6 +87,14 @@ class ChainBroken(AuditStreamError):
         self.at = at
         self.expected = expected
         self.found = found
+
+
+class ChainChanged(ChainBroken):
+    """The chain holds another event `at`, or none, than the one that was read there before.
+
+    What was read from there back to an unknown place is not on this chain: an older backup, a replica that was
+    behind, or another chain stands in its place.
+    """
 
 
 class HashMismatch(AuditStreamError):

@@ -90,8 +90,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             text = environ.get(name, "").strip()
             if text and variable.field not in found:
                 found[variable.field] = variable.parse(name, text)
+        has_folder = "data_dir" in found
         found.setdefault("data_dir", default_data_dir(environ))
-        return cls(**found)
+        settings = cls(**found)
+        if "pin" not in found and settings.ack.fsync and (has_folder or settings.redis_url is None):
+            return msgspec.structs.replace(settings, pin=settings.data_dir / f"{settings.chain}.pin")
+        return settings
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
@@ -122,6 +126,10 @@ def _redis_url(name: str, text: str) -> str:
 
 def _path(_name: str, text: str) -> Path:
     return Path(text).expanduser().absolute()
+
+
+def _path_or_off(name: str, text: str) -> Path | None:
+    return None if text == "off" else _path(name, text)
 
 
 def _whole(low: int, high: int) -> Any:
@@ -229,7 +237,10 @@ VARIABLES: dict[str, Variable] = {
     ),
     "REDIS_URL": Variable("redis_url", _redis_url, "", "the same, where a platform sets this name"),
     "AUDIT_STREAM_DATA_DIR": Variable(
-        "data_dir", _path, "~/.local/share/audit-stream", "where the embedded Valkey keeps its data"
+        "data_dir",
+        _path,
+        "~/.local/share/audit-stream",
+        "where the embedded Valkey keeps its data, and the server its pin",
     ),
     "HOST": Variable("host", _text, "127.0.0.1", "address to listen on; with tokens 0.0.0.0 when left out"),
     "PORT": Variable("port", _whole(0, 65535), "8093", "port to listen on; 0 takes a free one"),
@@ -255,7 +266,11 @@ VARIABLES: dict[str, Variable] = {
         "idempotency_ttl", _duration, "24h", "how long an idempotency key is remembered"
     ),
     "AUDIT_STREAM_PIN": Variable(
-        "pin", _path, "", "file outside Redis that remembers the newest event; a chain without it is refused"
+        "pin",
+        _path_or_off,
+        "CHAIN.pin in the data folder",
+        "file outside Redis that remembers the newest event, so that a chain without it is refused; off: none."
+        " With a given Redis the default needs AUDIT_STREAM_DATA_DIR",
     ),
     "AUDIT_STREAM_TOKENS": Variable(
         "tokens", _path, "", "TOML file of tokens; with one, every request but a look at its health needs a token"

@@ -57,13 +57,13 @@ async def open_spine(
     stream = parts.stream.at(redis_url, settings.chain, tally)
     try:
         await check(stream, settings)
-        pin = await check_pin(stream, settings)
+        pinned = await check_pin(stream, settings)
         appender = parts.appender(
             stream,
             hashing=settings.hashing,
             ack=settings.ack,
             idempotency_ttl=settings.idempotency_ttl,
-            promised=head_of(pin),
+            promised=head_of(pinned.pin),
             tally=tally,
         )
         # What Redis shows under fsync is on its disk; that a replica has it, too, only an append makes sure of.
@@ -71,7 +71,9 @@ async def open_spine(
         verdicts = Verdicts(tally, on_intact=appender.promise if durable else None)
         verifier = Verifier(stream, verdicts.asked_for, parts.walking)
         async with AsyncExitStack() as stack:
-            keeper = await stack.enter_async_context(PinKeeper(settings.pin, pin, appender)) if settings.pin else None
+            keeper = (
+                await stack.enter_async_context(PinKeeper(settings.pin, pinned, appender)) if settings.pin else None
+            )
             await stack.enter_async_context(appender)
             tail = await stack.enter_async_context(Tail(stream, tally=tally))
             readiness = await stack.enter_async_context(Readiness(stream, appender, tail, keeper, settings))

@@ -515,6 +515,60 @@ class Stream:
             for start in range(0, len(keys), 1000):
                 await self._write.unlink(*keys[start : start + 1000])
 
+    # --- after a loss
+
+    async def forget_lost_keys(self) -> int:
+        """Forget idempotency keys that name an event behind the head; return how many there were.
+
+        Their events are lost, and a producer that sends one again is to have it stored.
+        """
+        count = 0
+        with reaching():
+            pattern = _literally(self.keys.once(b"")) + b"*"
+            names: list[bytes] = []
+            async for name in self._read.scan_iter(match=pattern, count=1000):
+                names.append(name)
+                if len(names) == 1000:
+                    count += await self._forget_lost(names)
+                    names = []
+            return count + await self._forget_lost(names)
+
+    async def _forget_lost(self, names: Sequence[bytes]) -> int:
+        values = await self._read.mget(names) if names else []
+        # Asked after the keys: a key is written with its event, so one that names a later event has lost it.
+        head = (await self.head()).event_id
+        lost = [name for name, value in zip(names, values, strict=True) if value and int(value) > head]
+        if lost:
+            await self._write.unlink(*lost)
+        return len(lost)
+
+    async def end_at(self, head: Head) -> None:
+        """Have Redis give the id behind `head` next, whatever ids were given before to events that are gone.
+
+        Raises ChainBroken when the chain does not end with this event, Unreachable when it moves meanwhile.
+        """
+        async with self._reading(), self._write.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(self.keys.events)
+            ask = cast("Callable[..., Awaitable[list[Any]]]", pipeline.execute_command)
+            last = _page(await ask("XREVRANGE", self.keys.events, "+", "-", "COUNT", 1)).unbroken()
+            if (Head(last[0].event_id, last[0].hash) if last else START) != head:
+                raise ChainBroken(f"the chain no longer ends with event #{head.event_id}", at=head.event_id)
+            info = await self._read.xinfo_stream(self.keys.events)
+            pipeline.multi()
+            if last:
+                last_id = b"%d-0" % head.event_id
+                if "max-deleted-entry-id" in info:
+                    # Valkey does not go below an id that XDEL has removed, so that mark is set back first.
+                    bound = (info["last-generated-id"], "ENTRIESADDED", head.event_id, "MAXDELETEDID", last_id)
+                    pipeline.execute_command("XSETID", self.keys.events, *bound)
+                pipeline.execute_command("XSETID", self.keys.events, last_id)
+            else:
+                pipeline.unlink(self.keys.events)
+            try:
+                await pipeline.execute()
+            except WatchError as error:
+                raise Unreachable("somebody else writes to this chain; run the command again") from error
+
 
 class Swap(NamedTuple):
     """The last step of rebuilding the indexes."""

@@ -166,7 +166,7 @@ async def _chain(stream: "Stream") -> list[Check]:
         end = await stream.end(head.event_id, count=1)
         if end.written > head.event_id:
             why = f"chain ends at event #{head.event_id}, but #{end.written} was written"
-            mend = "Restore it from a backup; append refuses to build on it."
+            mend = "Restore it, or record the loss: audit-stream accept-loss (docs/operators/lost-tail.md)."
             checks.append(Check("end", "cut", False, "whole", why, mend))
     except AuditStreamError as error:
         mend = "Find out who changed it: audit-stream verify says where it breaks."

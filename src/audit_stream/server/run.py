@@ -42,9 +42,15 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
         where = "as given"
         if settings.redis_url is None:
             valkey = stack.enter_context(EmbeddedValkey(settings.data_dir))
-            environ = {**environ, "AUDIT_STREAM_REDIS_URL": valkey.url}
+            pin = str(settings.pin or "off")
+            environ = {**environ, "AUDIT_STREAM_REDIS_URL": valkey.url, "AUDIT_STREAM_PIN": pin}
             settings = Settings.from_env(environ)
             where = f"embedded, data in {settings.data_dir}"
+        elif settings.pin is None and settings.ack.fsync and not environ.get("AUDIT_STREAM_PIN", "").strip():
+            log.warning(
+                "no pin: acknowledged events that Redis loses would go unnoticed after a restart of this server."
+                " Set AUDIT_STREAM_PIN to a file, or to off"
+            )
         facts = asyncio.run(_check(settings))
         host, port = sock.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
