@@ -27,6 +27,9 @@ FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
 LAST_SEQUENCE = 2**64 - 1
 """The id behind every other that begins with the same number ends so."""
 
+VERDICT_BYTES = 4096
+"""No verdict is longer."""
+
 NOTHING = Head(0, b"")
 """No belief, for the script to hash; no promise given yet."""
 
@@ -61,6 +64,11 @@ class Keys(NamedTuple):
     def verifier(self) -> bytes:
         """Names the server that verifies in the background."""
         return b"{%b}:verifier" % self.chain.encode()
+
+    @property
+    def verdict(self) -> bytes:
+        """The last verdict of any server, so that a known break outlives them all."""
+        return b"{%b}:verdict" % self.chain.encode()
 
     def rebuilt(self, token: bytes, key: bytes) -> bytes:
         """Where the index that is to stand at `key` grows until it is whole."""
@@ -366,6 +374,29 @@ class Stream:
                 return False  # it ran out in this moment
         return True
 
+    # --- what was last found
+
+    async def verdict(self) -> bytes:
+        """The text at the key of the last verdict, cut to VERDICT_BYTES; empty when there is none."""
+        async with self._reading():
+            return await _short_text(self._read, self.keys.verdict)
+
+    async def exchange_verdict(self, decide: Callable[[bytes], bytes | None]) -> bool:
+        """Give `decide` that text and put what it returns in its place; False when another server was first."""
+        key = self.keys.verdict
+        async with self._reading(), self._read.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(key)
+            text = decide(await _short_text(pipeline, key))
+            if text is None:
+                return True
+            pipeline.multi()
+            pipeline.set(key, text)
+            try:
+                await pipeline.execute()
+            except WatchError:
+                return False
+        return True
+
     # --- rebuilding the indexes
 
     async def fill_indexes(self, entries: Sequence[tuple[bytes, bytes]], *, kept_s: int) -> None:
@@ -437,6 +468,17 @@ class Swap(NamedTuple):
 
 
 _SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+
+
+async def _short_text(client: Any, key: bytes) -> bytes:
+    try:
+        # Not GET: anyone who can write to Redis decides how long it is.
+        text: bytes = await client.getrange(key, 0, VERDICT_BYTES - 1)
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        return b"(not a string)"
+    return text
 
 
 def _text(value: Any) -> str:
