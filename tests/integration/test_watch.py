@@ -21,8 +21,8 @@ from audit_stream.event import PublishRequest, draft
 from audit_stream.kinds import BUILT_IN
 from audit_stream.stream import Stream
 from audit_stream.tally import Tally
-from audit_stream.verifier import Verifier
 from audit_stream.verdicts import LastVerdict, Verdicts
+from audit_stream.verifier import Verifier
 from audit_stream.watch import Watch
 from tests.harness import ServerProcess, clean_environ, serve_command
 

@@ -27,7 +27,9 @@ def intact(at: float, **more: Any) -> LastVerdict:
 
 
 def broken(at: float, first_break_at: int = 3) -> LastVerdict:
-    return LastVerdict(valid=False, head=(first_break_at - 1, "a" * 64), first_break_at=first_break_at, reason="r", at=at)
+    return LastVerdict(
+        valid=False, head=(first_break_at - 1, "a" * 64), first_break_at=first_break_at, reason="r", at=at
+    )
 
 
 def walk(*, valid: bool = True, took_s: float = 0.0) -> Report:
@@ -40,7 +42,9 @@ def verdicts() -> Verdicts:
     return Verdicts(Tally())
 
 
-def test_a_break_that_was_read_is_shown_until_a_whole_walk_holds_and_a_part_does_not_hide_it(verdicts: Verdicts) -> None:
+def test_a_break_that_was_read_is_shown_until_a_whole_walk_holds_and_a_part_does_not_hide_it(
+    verdicts: Verdicts,
+) -> None:
     stored = broken(time() - 60)
     assert verdicts.hear(stored) is None
     assert (verdicts.last, verdicts.own) == (stored, None)
