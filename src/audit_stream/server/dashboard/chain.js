@@ -23,7 +23,7 @@ export class Chain {
     this.#tile(last);
     if (now) byId("broken-text").textContent = described(now);
     if (before?.first_break_at === now?.first_break_at && before?.reason === now?.reason) return;
-    if (now) byId("broken-title").textContent = `The chain is BROKEN at #${now.first_break_at}`;
+    if (now) byId("broken-title").textContent = `The chain is BROKEN at #${now.first_break_at}.`;
     document.title = now ? `⚠ BROKEN – ${TITLE}` : TITLE;
     this.banner.hidden = !now;
     this.#fold(false);

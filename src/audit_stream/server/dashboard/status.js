@@ -34,7 +34,7 @@ export class Status {
       this.onStats(this.stats, before);
       this.onVerdict(this.stats.last_verdict ?? null);
     } catch (error) {
-      for (const id of ["promise", "replicas"]) tell(id, "unknown", error.message);
+      for (const id of ["promise", "replicas"]) tell(id, "unknown", error.status === 0 ? "unknown" : error.message, error.message);
       if (error.status === 0) return this.onSilence();
       // The head cannot be read, say: of a break all the more is to be told.
       const { chain } = await this.#readiness();
