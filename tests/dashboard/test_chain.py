@@ -161,6 +161,11 @@ def test_a_chain_that_is_exchanged_under_a_server_that_stays_is_noticed(
 ) -> None:
     post(server, 5)
     open_dashboard(page, server)
-    stored.change(lambda entries: (put(entries[2], b"payload", b'{"n":"another"}'), link(entries, 2)))
+
+    def rewrite(entries: list[Any]) -> None:
+        put(entries[2], b"payload", b'{"n":"another"}')
+        link(entries, 2)
+
+    stored.change(rewrite)
     expect(page.locator("#other")).to_contain_text("Event #5 was")
     expect_connection(page, "stopped")
