@@ -57,7 +57,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     forwarded_allow_ips: tuple[Network, ...] = ()
-    verify_every: timedelta | None = None
+    verify_every: timedelta | None = timedelta(minutes=10)
     verify_whole_every: timedelta = timedelta(hours=24)
     log: LogForm = "auto"
     otel: bool = False
@@ -297,8 +297,8 @@ VARIABLES: dict[str, Variable] = {
     "AUDIT_STREAM_VERIFY_EVERY": Variable(
         "verify_every",
         _duration_or_off,
-        "off",
-        "how often to verify what is new in the background: 10m; off: only when asked",
+        "10m",
+        "how often to verify what is new in the background; off: only when asked",
     ),
     "AUDIT_STREAM_VERIFY_WHOLE_EVERY": Variable(
         "verify_whole_every", _duration, "24h", "how often the background verifies the whole chain"

@@ -14,8 +14,10 @@ from audit_stream.settings import Settings
 from audit_stream.stream import Stream
 from audit_stream.tail import Tail
 from audit_stream.tally import Board, Tally
+from audit_stream.verdict_store import VerdictStore
+from audit_stream.verdicts import Verdicts
 from audit_stream.verifier import Verifier, Walk, Walking
-from audit_stream.watch import Verdicts, Watch
+from audit_stream.watch import Watch
 
 REACHABLE_WITHIN_S = 10.0
 FAILS_OVER = ("redis+sentinel://", "rediss+sentinel://")
@@ -77,6 +79,7 @@ async def open_spine(
             await stack.enter_async_context(appender)
             tail = await stack.enter_async_context(Tail(stream, tally=tally))
             readiness = await stack.enter_async_context(Readiness(stream, appender, tail, keeper, settings))
+            await stack.enter_async_context(VerdictStore(stream, verdicts, ticks=tally.worker == 0))
             if settings.verify_every and tally.worker == 0:
                 watch = Watch(
                     stream,

@@ -10,7 +10,7 @@ from functools import lru_cache
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
-from redis.exceptions import WatchError
+from redis.exceptions import ResponseError, WatchError
 
 from audit_stream import scripts
 from audit_stream.chain import START, Event, Head, quoted
@@ -32,6 +32,8 @@ LAST_SEQUENCE = 2**64 - 1
 REPLICAS_TIMEOUT_MS = 1000
 RUN_GAP = 8
 """Commit times of events so near to each other are read in one go, those between included."""
+VERDICT_BYTES = 4096
+"""No verdict is longer."""
 
 NOTHING = Head(0, b"")
 """No belief, for the script to hash; no promise given yet."""
@@ -67,6 +69,11 @@ class Keys(NamedTuple):
     def verifier(self) -> bytes:
         """Names the server that verifies in the background."""
         return b"{%b}:verifier" % self.chain.encode()
+
+    @property
+    def verdict(self) -> bytes:
+        """The last verdict of any server, so that a known break outlives them all."""
+        return b"{%b}:verdict" % self.chain.encode()
 
     def rebuilt(self, token: bytes, key: bytes) -> bytes:
         """Where the index that is to stand at `key` grows until it is whole."""
@@ -457,6 +464,29 @@ class Stream:
                 return False  # it ran out in this moment
         return True
 
+    # --- what was last found
+
+    async def verdict(self) -> bytes:
+        """The text at the key of the last verdict, cut to VERDICT_BYTES; empty when there is none."""
+        async with self._reading():
+            return await _short_text(self._read, self.keys.verdict)
+
+    async def exchange_verdict(self, decide: Callable[[bytes], bytes | None]) -> bool:
+        """Give `decide` that text and put what it returns in its place; False when another server was first."""
+        key = self.keys.verdict
+        async with self._reading(), self._read.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(key)
+            text = decide(await _short_text(pipeline, key))
+            if text is None:
+                return True
+            pipeline.multi()
+            pipeline.set(key, text)
+            try:
+                await pipeline.execute()
+            except WatchError:
+                return False
+        return True
+
     # --- rebuilding the indexes
 
     async def fill_indexes(self, entries: Sequence[tuple[bytes, bytes]], *, kept_s: int) -> None:
@@ -579,6 +609,17 @@ class Swap(NamedTuple):
     """(where the new index grew, the key it belongs to)."""
     drop: Sequence[bytes]
     """Old indexes that have no successor."""
+
+
+async def _short_text(client: Any, key: bytes) -> bytes:
+    try:
+        # Not GET: anyone who can write to Redis decides how long it is.
+        text: bytes = await client.getrange(key, 0, VERDICT_BYTES - 1)
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        return b"(not a string)"
+    return text
 
 
 def _text(value: Any) -> str:

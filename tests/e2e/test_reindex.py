@@ -70,7 +70,8 @@ class Indexes:
         return [entry_id for entry_id, _ in entries]
 
     def all(self) -> dict[bytes, Any]:
-        keys: Any = self.redis.keys(f"{self.prefix}*")
+        """The chain and its indexes; what servers note of their verifying are not streams."""
+        keys: Any = self.redis.scan_iter(f"{self.prefix}*", count=1000, _type="stream")
         return {key: (self.redis.ttl(key), self.redis.xrange(key)) for key in keys}
 
 

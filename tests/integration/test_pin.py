@@ -19,8 +19,8 @@ from audit_stream.keeper import contradiction
 from audit_stream.pin import Pin, Pinned
 from audit_stream.stream import Stream
 from audit_stream.tally import Tally
+from audit_stream.verdicts import Verdicts
 from audit_stream.verifier import Verifier
-from audit_stream.watch import Verdicts
 from tests.conformance.stores import drafts
 from tests.e2e.test_evidence import rewrite
 from tests.harness import ServerProcess, running_server

@@ -92,17 +92,18 @@ def _inside(board: Board) -> Iterator[Metric]:
 
 
 def _verifying(spine: Spine) -> Iterator[Metric]:
-    last = spine.verdicts.last
-    told = {} if last is None else asdict(last)
+    shown, own = spine.verdicts.last, spine.verdicts.own
     valid = "1 when the chain held at the last verdict, 0 when it was broken; absent when nobody can tell"
-    yield _gauge("chain_valid", valid, told.get("valid"))
-    at = "When that verdict was reached, in seconds since 1970"
-    yield _gauge("verify_timestamp_seconds", at, told.get("at"))
-    whole_at = "When the whole chain was last checked and held, in seconds since 1970"
-    yield _gauge("verify_whole_timestamp_seconds", whole_at, told.get("whole_at"))
-    yield _gauge("verify_checked_events", "Events that held in the walk of the last verdict", told.get("checked"))
-    yield _gauge("verify_duration_seconds", "How long that walk took", told.get("took_s"))
-    yield _gauge("verify_event_id", "The event up to which the chain held", last.head[0] if last else None)
+    yield _gauge("chain_valid", valid, shown.valid if shown else None)
+    # The others are about this server's own walks: what Redis keeps must not make an old verdict look young.
+    walked = {} if own is None else asdict(own)
+    at = "When this server last reached a verdict itself, in seconds since 1970"
+    yield _gauge("verify_timestamp_seconds", at, walked.get("at"))
+    whole_at = "When this server last checked the whole chain and it held, in seconds since 1970"
+    yield _gauge("verify_whole_timestamp_seconds", whole_at, walked.get("whole_at"))
+    yield _gauge("verify_checked_events", "Events that held in its last walk", walked.get("checked"))
+    yield _gauge("verify_duration_seconds", "How long that walk took", walked.get("took_s"))
+    yield _gauge("verify_event_id", "The event up to which the chain held in it", own.head[0] if own else None)
     verdicts = CounterMetricFamily("audit_stream_verifies", "Verdicts, by what they were", labels=["verdict"])
     for outcome in OUTCOMES:
         verdicts.add_metric([outcome], spine.tally.board.total(f"verified {outcome}"))
