@@ -7,6 +7,8 @@ AuditStreamError
 │   └── Unpostable   the bus does not take this message; a ValueError as well
 ├── Pushback         too busy; retry after `retry_after` seconds
 ├── Unreachable      Redis is away or takes no writes; nothing is known to be written
+│   ├── Loading      it reads its data from disk; it answers when that is done
+│   └── Denied       it refuses this user, address or certificate; waiting does not help
 ├── ChainBroken      evidence of tampering: `at`, `expected`, `found`
 ├── HashMismatch     this replica computes other hashes than Redis does; take it out of service
 └── Misconfigured    the server does not start like this; the message says what to change
@@ -68,6 +70,14 @@ class Unreachable(AuditStreamError):
     def __init__(self, detail: str, *, in_doubt: bool = False) -> None:
         super().__init__(detail)
         self.in_doubt = in_doubt
+
+
+class Loading(Unreachable):
+    """Redis is reading its data from disk. How long that takes depends on the data alone."""
+
+
+class Denied(Unreachable):
+    """Redis refuses what was asked, and goes on refusing until a person changes something; the message says what."""
 
 
 class ChainBroken(AuditStreamError):

@@ -1,12 +1,14 @@
 """Everything one replica holds, opened and closed together."""
 
 import asyncio
+import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from audit_stream.appender import Appender
-from audit_stream.errors import ChainBroken, Misconfigured, Unreachable
+from audit_stream.errors import ChainBroken, Denied, Loading, Misconfigured, Unreachable
 from audit_stream.keeper import PinKeeper, check_pin, contradiction, head_of
 from audit_stream.promise import Finding, judge
 from audit_stream.settings import Settings
@@ -17,6 +19,8 @@ from audit_stream.verifier import Verifier, Walk, Walking
 from audit_stream.watch import Verdicts, Watch
 
 REACHABLE_WITHIN_S = 10.0
+
+log = logging.getLogger(__name__)
 
 
 class Parts(NamedTuple):
@@ -92,9 +96,51 @@ async def open_spine(
 async def check(stream: Stream, settings: Settings) -> dict[str, str]:
     """Return Redis' facts when it can keep the promise and holds a chain that we can read.
 
-    Waits a little for a Redis that is just starting. Raises Misconfigured with everything that is wrong.
+    Waits REACHABLE_WITHIN_S for a Redis that is unavailable, and as long as it takes for one that loads its data.
+    Raises Misconfigured with everything that is wrong; at once where waiting does not help.
     """
-    facts = await _reached(stream)
+    patience = _Patience(stream.where)
+    while True:
+        try:
+            return await _checked(stream, settings)
+        except Denied as error:
+            raise Misconfigured(f"Redis at {stream.where}: {error}") from error
+        except Unreachable as error:
+            patience.wait_for(error)
+        await asyncio.sleep(0.2)
+
+
+class _Patience:
+    """How long to wait for a Redis, and what the log says meanwhile: each reason to wait once."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._deadline: float | None = None
+        self._announced: set[type[Unreachable]] = set()
+
+    def wait_for(self, error: Unreachable) -> None:
+        """Return when it is worth asking again. Raises Misconfigured when there was time enough."""
+        now = time.monotonic()
+        if isinstance(error, Loading):
+            self._deadline = None
+            self._announce(error, "Redis at %s is loading its data; waiting until it has it all", self._where)
+            return
+        if self._deadline is None:
+            self._deadline = now + REACHABLE_WITHIN_S
+            self._announce(error, "waiting for Redis at %s (%.0f s): %s", self._where, REACHABLE_WITHIN_S, error)
+        elif now >= self._deadline:
+            raise Misconfigured(
+                f"Redis at {self._where}: {error}\nCheck AUDIT_STREAM_REDIS_URL, and that Redis is running there."
+            ) from error
+
+    def _announce(self, error: Unreachable, message: str, *values: object) -> None:
+        if type(error) not in self._announced:
+            self._announced.add(type(error))
+            log.warning(message, *values)
+
+
+async def _checked(stream: Stream, settings: Settings) -> dict[str, str]:
+    facts = await stream.facts()
     fatal = [finding for finding in judge(facts, settings.ack) if finding.fatal]
     if fatal:
         raise Misconfigured(
@@ -116,19 +162,6 @@ async def check(stream: Stream, settings: Settings) -> dict[str, str]:
     if not await stream.runs_scripts():
         raise Misconfigured("this Redis computes SHA-256 wrong in its scripts")
     return facts
-
-
-async def _reached(stream: Stream) -> dict[str, str]:
-    try:
-        async with asyncio.timeout(REACHABLE_WITHIN_S):
-            while True:
-                try:
-                    return await stream.facts()
-                except Unreachable as error:
-                    reason = error
-                    await asyncio.sleep(0.2)
-    except TimeoutError:
-        raise Misconfigured(f"{reason}\nCheck AUDIT_STREAM_REDIS_URL, and that Redis is running.") from reason
 
 
 async def not_ready(spine: Spine) -> list[str]:
