@@ -14,10 +14,10 @@ from itertools import chain as joined
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
+from redis.asyncio.connection import Connection, SSLConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from audit_stream.addresses import Address, Node
@@ -55,7 +55,7 @@ class Owner(ABC):
     @abstractmethod
     async def _find(self) -> Node: ...
 
-    async def confirm(self, connection: AbstractConnection) -> None:  # noqa: B027 — a cluster's nodes say MOVED
+    async def confirm(self, connection: Connection) -> None:  # noqa: B027 — a cluster's nodes say MOVED
         """Look at the server that was found, before the connection is used. Raises Unreachable."""
 
     def doubt(self, error: Exception, node: Node) -> None:  # noqa: B027 — sentinels are asked each time
@@ -131,17 +131,13 @@ class Sentinels(Owner):
         names = ", ".join(f"{host}:{port}" for host, port in self._nodes)
         return Unreachable(f"no sentinel answers at {names}: {why}")
 
-    async def confirm(self, connection: AbstractConnection) -> None:
+    async def confirm(self, connection: Connection) -> None:
         """Refuse a server that is not a primary: the sentinels are wrong, or in the middle of a failover."""
-        where = f"{getattr(connection, 'host', '')}:{getattr(connection, 'port', '')}"
         await connection.send_command("INFO", "replication", check_health=False)
-        reply = await connection.read_response()
-        text = reply.decode(errors="replace") if isinstance(reply, bytes) else str(reply)
-        if "role:master" not in text:
-            what = "a replica" if "role:slave" in text else "not a Redis"
+        if "role:master" not in _text(await connection.read_response()):
             raise Unreachable(
-                f"the sentinels name {where} as the master {self._master!r}, but it is {what}: let their failover end,"
-                " or correct what they watch"
+                f"the sentinels name {connection.host}:{connection.port} as the master {self._master!r}, but it is a"
+                " replica: let their failover end, or correct what they watch"
             )
 
 
@@ -226,13 +222,16 @@ class _Follows:
         self.generation = self.owner.generation
         await super()._connect()  # type: ignore[misc]
 
-    async def _confirmed(self: Any, _connection: AbstractConnection) -> None:
+    async def _confirmed(self: Any, _connection: Connection) -> None:
         try:
             async with asyncio.timeout(2 * ASK_TIMEOUT_S):
                 await self.on_connect()
                 await self.owner.confirm(self)
         except TimeoutError as error:
-            raise RedisTimeoutError(f"{self.host}:{self.port} does not answer") from error
+            raise RedisTimeoutError(f"the server at {self.host}:{self.port} does not answer") from error
+        except InvalidResponse:
+            what = f"the server at {self.host}:{self.port}, which we were sent to, does not answer as a Redis does"
+            raise Refuted(what) from Unreachable(what)
         except Unreachable as error:
             raise Refuted(str(error)) from error
 

@@ -15,6 +15,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
+    InvalidResponse,
     MasterDownError,
     MovedError,
     NoPermissionError,
@@ -127,6 +128,8 @@ def unreachable(error: BaseException) -> Unreachable:
             return type(cause)(str(cause), in_doubt=cause.in_doubt)
         if isinstance(cause, ssl.SSLError) and (why := _tls_refusal(cause)):
             return Denied(why, in_doubt=True)
+        if isinstance(cause, InvalidResponse):
+            return Denied("the server does not answer as a Redis does: correct the address", in_doubt=True)
         if isinstance(cause, ResponseError | AuthenticationError | AuthorizationError | BusyLoadingError):
             return meaning(cause)
     return Unreachable(f"Redis is away: {error or type(error).__name__}", in_doubt=True)

@@ -290,6 +290,8 @@ class Stream:
     async def index_keys(self) -> list[bytes]:
         """The keys of every kind and source index that is there."""
         with reaching():
+            # No node of a cluster says that it is the wrong one for SCAN; for a key it does.
+            await self._read.exists(self.keys.events)
             pattern = b"{%b}:" % self.keys.chain.encode()
             return [
                 key
