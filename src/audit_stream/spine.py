@@ -141,6 +141,8 @@ class _Patience:
 
 async def _checked(stream: Stream, settings: Settings) -> dict[str, str]:
     facts = await stream.facts()
+    if facts.get("loading") == "1":
+        raise Loading("Redis is loading its data")
     fatal = [finding for finding in judge(facts, settings.ack) if finding.fatal]
     if fatal:
         raise Misconfigured(

@@ -147,7 +147,7 @@ async def refusal_to_write(sentinel: Sentinel, chain: str) -> str:
     await asyncio.to_thread(sentinel.until_it_answers)
     stream = Stream.at(f"redis+sentinel://{sentinel.address}/{MASTER}", chain)
     try:
-        with pytest.raises(Unreachable, match="127.0.0.1") as caught:
+        with pytest.raises(Unreachable, match=r"127\.0\.0\.1") as caught:
             await stream.fill_indexes([(stream.keys.time, b"1-1")], kept_s=60)
         return str(caught.value)
     finally:
