@@ -40,7 +40,7 @@ class Node:
         } | {name.replace("_", "-"): value for name, value in options.items()}
 
     def __enter__(self) -> Self:
-        self.folder.mkdir()
+        self.folder.mkdir(parents=True)
         self.start()
         return self
 

@@ -129,8 +129,10 @@ class _Patience:
             self._deadline = now + REACHABLE_WITHIN_S
             self._announce(error, "waiting for Redis at %s (%.0f s): %s", self._where, REACHABLE_WITHIN_S, error)
         elif now >= self._deadline:
+            tls = "speaks TLS" if self._where.startswith("rediss") else "wants no TLS"
             raise Misconfigured(
-                f"Redis at {self._where}: {error}\nCheck AUDIT_STREAM_REDIS_URL, and that Redis is running there."
+                f"Redis at {self._where}: {error}\n"
+                f"Check AUDIT_STREAM_REDIS_URL, that Redis is running there, and that it {tls}."
             ) from error
 
     def _announce(self, error: Unreachable, message: str, *values: object) -> None:

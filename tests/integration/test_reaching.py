@@ -150,7 +150,7 @@ async def test_a_redis_that_is_not_there_is_announced_once_without_its_password_
 ) -> None:
     monkeypatch.setattr(spine, "REACHABLE_WITHIN_S", 0.5)
     port = free_port()
-    with pytest.raises(Misconfigured, match="Check AUDIT_STREAM_REDIS_URL, and that Redis is running there") as caught:
+    with pytest.raises(Misconfigured, match="Check AUDIT_STREAM_REDIS_URL, that Redis is running there") as caught:
         await checked(f"redis://app:secret@127.0.0.1:{port}/0", chain)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     said = caplog.messages[0] + str(caught.value)
