@@ -60,7 +60,7 @@ def parse(url: str) -> Address:
     credentials, _, hosts = parts.netloc.rpartition("@")
     options = _options(parts.query, kind, tls=tls)
     username, _, password = credentials.partition(":")
-    login = {"username": unquote(username) or None, "password": unquote(password) or None}
+    login: dict[str, Any] = {"username": unquote(username) or None, "password": unquote(password) or None}
     login |= {name: value for name, value in options.items() if name in _LOGIN}
     path = [unquote(part) for part in parts.path.split("/") if part]
     master = ""
@@ -96,9 +96,8 @@ def parse(url: str) -> Address:
 
 def without_password(url: str) -> str:
     """Return the address for messages: no user, no password, no options."""
-    scheme, separator, rest = url.partition("://")
-    rest = rest.partition("?")[0]
-    return f"{scheme}{separator}{rest.rpartition('@')[2]}" if separator else rest.rpartition("@")[2]
+    scheme, separator, rest = url.partition("?")[0].rpartition("://")
+    return f"{scheme}{separator}{rest.rpartition('@')[2]}"
 
 
 def _split(url: str) -> SplitResult:

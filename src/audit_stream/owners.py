@@ -9,12 +9,12 @@ A cluster needs no client of redis-py's for clusters: all keys of a chain lie in
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain as joined
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.connection import Connection, SSLConnection
+from redis.asyncio.connection import Connection, RedisSSLContext, SSLConnection
 from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, RedisError, ResponseError
@@ -30,7 +30,7 @@ MOST_ASKED = 16
 REDIRECTS = 3
 
 
-class Refuted(RedisConnectionError):
+class NoOwner(RedisConnectionError):
     """No owner was found; the cause says why."""
 
 
@@ -40,15 +40,17 @@ class Owner(ABC):
     def __init__(self, nodes: Sequence[Node], login: Mapping[str, Any], tls: Mapping[str, Any] | None) -> None:
         self._nodes = tuple(nodes)
         self._login, self._tls = login, tls
-        self._last: Node | None = None
+        self._context: RedisSSLContext | None = None
+        self.at: Node = ("", 0)
+        """Where it was found last."""
         self.generation = 0
         """Rises when the owner is another one than before; connections of an older generation are opened anew."""
 
     async def locate(self) -> Node:
         """Ask for the owner. Raises Unreachable when nobody knows it now, Denied when waiting does not help."""
         node = await self._find()
-        if node != self._last:
-            self._last = node
+        if node != self.at:
+            self.at = node
             self.generation += 1
         return node
 
@@ -62,16 +64,19 @@ class Owner(ABC):
         """Take note that this node does not take the chain's writes now."""
 
     async def _ask(self, node: Node, *command: str) -> Any:
-        kind: type[Connection] = SSLConnection if self._tls is not None else Connection
-        connection = kind(
-            host=node[0],
-            port=node[1],
-            socket_timeout=ASK_TIMEOUT_S,
-            socket_connect_timeout=ASK_TIMEOUT_S,
-            protocol=2,
-            **self._login,
-            **(self._tls or {}),
-        )
+        options: dict[str, Any] = {
+            "socket_timeout": ASK_TIMEOUT_S,
+            "socket_connect_timeout": ASK_TIMEOUT_S,
+            "protocol": 2,
+        }
+        options |= {"host": node[0], "port": node[1], **self._login, **(self._tls or {})}
+        connection: Connection
+        if self._tls is None:
+            connection = Connection(**options)
+        else:
+            connection = SSLConnection(**options)
+            # Else each would read the machine's certificates anew, which takes longer than to ask.
+            self._context = connection.ssl_context = self._context or connection.ssl_context
         try:
             async with asyncio.timeout(ASK_TIMEOUT_S):
                 await connection.connect()
@@ -108,7 +113,8 @@ class Sentinels(Owner):
             where = f"{views[0]['ip']}:{views[0]['port']}"
             raise Unreachable(
                 f"the sentinels see their master {self._master!r} at {where} as down: it must come back, or they must"
-                " agree on another"
+                " agree on another",
+                in_doubt=True,
             )
         raise self._nobody_knows(answers)
 
@@ -129,7 +135,7 @@ class Sentinels(Owner):
         if isinstance(why, Denied):
             return Denied(f"the sentinel at {where}: {why} (the options sentinel_… are for sentinels)")
         names = ", ".join(f"{host}:{port}" for host, port in self._nodes)
-        return Unreachable(f"no sentinel answers at {names}: {why}")
+        return Unreachable(f"no sentinel answers at {names}: {why}", in_doubt=True)
 
     async def confirm(self, connection: Connection) -> None:
         """Refuse a server that is not a primary: the sentinels are wrong, or in the middle of a failover."""
@@ -137,7 +143,8 @@ class Sentinels(Owner):
         if "role:master" not in _text(await connection.read_response()):
             raise Unreachable(
                 f"the sentinels name {connection.host}:{connection.port} as the master {self._master!r}, but it is a"
-                " replica: let their failover end, or correct what they watch"
+                " replica: let their failover end, or correct what they watch",
+                in_doubt=True,
             )
 
 
@@ -159,16 +166,19 @@ class Cluster(Owner):
         # The one that was right is asked alone: after a migration the others know of it a moment later.
         first = [self._found] if self._found else []
         self._found = None
-        errors: list[tuple[Node, Any]] = []
+        errors: list[tuple[Node, Exception]] = []
+        answered = False
         for nodes in (first, self._nodes[:MOST_ASKED]):
             answers = await self._ask_all(nodes, "CLUSTER", "SLOTS")
             for node, reply in answers:
                 if isinstance(reply, Exception):
                     errors.append((node, reply))
-                elif owner := self._owner_in(reply, node):
+                    continue
+                answered = True
+                if owner := self._owner_in(reply, node):
                     self._found = owner
                     return owner
-        raise self._nobody_knows(errors)
+        raise self._nobody_knows(errors, answered=answered)
 
     def _owner_in(self, table: list[Any], asked: Node) -> Node | None:
         owner, known = None, []
@@ -182,7 +192,7 @@ class Cluster(Owner):
             self._nodes = tuple(dict.fromkeys([*self._seeds, *known]))
         return owner
 
-    def _nobody_knows(self, errors: list[tuple[Node, Any]]) -> Unreachable:
+    def _nobody_knows(self, errors: list[tuple[Node, Exception]], *, answered: bool) -> Unreachable:
         for node, error in errors:
             where = f"{node[0]}:{node[1]}"
             if "cluster support disabled" in str(error):
@@ -191,10 +201,12 @@ class Cluster(Owner):
                 )
             if isinstance(why := unreachable(error), Denied):
                 return Denied(f"the cluster's node at {where}: {why}")
-        if len(errors) < len(self._nodes):
-            return Unreachable(f"no node of the Redis cluster owns the chain's slot {self._slot}: assign it to one")
-        names = ", ".join(f"{host}:{port}" for host, port in self._nodes)
-        return Unreachable(f"no node of the Redis cluster answers at {names}: {unreachable(errors[-1][1])}")
+        if answered:
+            what = f"no node of the Redis cluster owns the chain's slot {self._slot}: assign it to one"
+        else:
+            names = ", ".join(f"{host}:{port}" for host, port in self._nodes)
+            what = f"no node of the Redis cluster answers at {names}: {unreachable(errors[-1][1])}"
+        return Unreachable(what, in_doubt=True)
 
     def doubt(self, error: Exception, node: Node) -> None:
         self._found = None
@@ -205,7 +217,7 @@ class Cluster(Owner):
 # --- connections
 
 
-class _Follows:
+class FollowingConnection(Connection):
     """A connection that asks the owner where to go, each time it connects."""
 
     def __init__(self, *, owner: Owner, **options: Any) -> None:
@@ -213,16 +225,16 @@ class _Follows:
         self.generation = -1
         super().__init__(**options, redis_connect_func=self._confirmed)
 
-    async def _connect(self: Any) -> None:
+    async def _connect(self) -> None:
         try:
             self.host, self.port = await self.owner.locate()
         except Unreachable as error:
             # redis-py lets no other exceptions through whole.
-            raise Refuted(str(error)) from error
+            raise NoOwner(str(error)) from error
         self.generation = self.owner.generation
-        await super()._connect()  # type: ignore[misc]
+        await super()._connect()
 
-    async def _confirmed(self: Any, _connection: Connection) -> None:
+    async def _confirmed(self, _connection: Connection) -> None:
         try:
             async with asyncio.timeout(2 * ASK_TIMEOUT_S):
                 await self.on_connect()
@@ -231,27 +243,23 @@ class _Follows:
             raise RedisTimeoutError(f"the server at {self.host}:{self.port} does not answer") from error
         except InvalidResponse:
             what = f"the server at {self.host}:{self.port}, which we were sent to, does not answer as a Redis does"
-            raise Refuted(what) from Unreachable(what)
+            raise NoOwner(what) from Unreachable(what)
         except Unreachable as error:
-            raise Refuted(str(error)) from error
+            raise NoOwner(str(error)) from error
 
-    async def read_response(self: Any, *args: Any, **options: Any) -> Any:
+    async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
-            return await super().read_response(*args, **options)  # type: ignore[misc]
+            return await super().read_response(*args, **options)
         except RedisError as error:
             if leads_astray(error):
                 self.owner.doubt(error, (self.host, self.port))
                 self.generation = -1
-            if code_of(error) == "MOVED":
+            if code_of(error) in ("MOVED", "READONLY"):
                 raise Elsewhere(text_of(error)) from error
             raise
 
 
-class FollowingConnection(_Follows, Connection):
-    pass
-
-
-class FollowingSSLConnection(_Follows, SSLConnection):
+class FollowingSSLConnection(FollowingConnection, SSLConnection):
     pass
 
 
@@ -267,7 +275,9 @@ class FollowingPool(BlockingConnectionPool):
         """Close the connections to other servers, those in use too; return whether there were any."""
         astray = [
             connection
-            for connection in joined(self._available_connections, self._in_use_connections)
+            for connection in cast(
+                "Iterable[Connection]", joined(self._available_connections, self._in_use_connections)
+            )
             if connection.is_connected and (connection.host, connection.port) != node
         ]
         for connection in astray:
@@ -276,35 +286,44 @@ class FollowingPool(BlockingConnectionPool):
 
 
 class FollowingRedis(Redis):
-    """Sends a command again where a MOVED leads, and once where an ASK does; Redis executed it at neither."""
+    """Sends a single command again where a MOVED or an ASK leads: Redis did not execute it before."""
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         for _ in range(REDIRECTS):
             try:
-                return await super().execute_command(*args, **options)
+                return await self._execute(args, options)
             except Elsewhere:
                 continue
-            except ResponseError as error:
-                node = redirection(error, "ASK")
-                if node is None:
-                    raise
-                return await self._at(node, args, options)
-        return await super().execute_command(*args, **options)
+        return await self._execute(args, options)
 
-    async def _at(self, node: Node, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """Ask the node to which the slot is being moved, for this one command."""
-        pool = self.connection_pool
-        kind = SSLConnection if issubclass(pool.connection_class, SSLConnection) else Connection
-        given = {name: value for name, value in pool.connection_kwargs.items() if name != "owner"}
-        connection = kind(host=node[0], port=node[1], **given)
+    async def _execute(self, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        try:
+            return await super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except ResponseError as error:
+            if not (node := redirection(error, "ASK")):
+                raise
+        # The slot is being moved, and its new node answers for this key already, when it is asked so.
+        connection = self._connection_to(node)
         try:
             await connection.connect()
             await connection.send_command("ASKING", check_health=False)
             await connection.read_response()
             await connection.send_command(*args, check_health=False)
             return await self.parse_response(connection, args[0], **options)
+        except ResponseError as error:
+            if code_of(error) == "MOVED":  # and has been moved back
+                raise Elsewhere(text_of(error)) from error
+            raise
         finally:
             await connection.disconnect(nowait=True)
+
+    def _connection_to(self, node: Node) -> Connection:
+        pool = self.connection_pool
+        options = dict(pool.connection_kwargs)
+        host = node[0] or options["owner"].at[0]
+        del options["owner"]
+        kind = SSLConnection if issubclass(pool.connection_class, SSLConnection) else Connection
+        return kind(host=host, port=node[1], **options)
 
 
 def _fields(reply: list[bytes]) -> dict[str, str]:

@@ -78,7 +78,8 @@ class Pipelined:
     @property
     def leads_to(self) -> tuple[str, int] | None:
         """The server at the other end; None while there is no connection."""
-        return (self._line.connection.host, self._line.connection.port) if self._line else None
+        connection: Any = self._line and self._line.connection
+        return (connection.host, connection.port) if connection else None
 
     async def give_up(self) -> None:
         """Close the connection; the next call opens another. Calls that wait for their answer lose it."""

@@ -68,7 +68,7 @@ _IN_PIPELINE = re.compile(r"^Command # \d+ \(.*?\) of pipeline caused error: ", 
 
 
 class Elsewhere(ResponseError):
-    """The slot has moved, and the connection's pool knows where it asks next. The command was not executed."""
+    """Another server takes the chain's writes, and the next connection leads there. Nothing was executed."""
 
 
 def text_of(error: Exception) -> str:
@@ -166,7 +166,8 @@ def meaning(error: Exception) -> Unreachable:
     """Turn an error reply into what it means for the caller: nothing was written, why, and what to do."""
     text, code = text_of(error), code_of(error)
     if isinstance(error, Elsewhere):
-        return Unreachable(f"the Redis cluster has moved the chain's slot to another node; following it: {text}")
+        # In doubt only so that an append is offered again, to the server that takes it now.
+        return Unreachable(f"another Redis takes the chain's writes now; looking for it ({text})", in_doubt=True)
     if code in _NOT_NOW:
         return Unreachable(f"{_NOT_NOW[code]}: {text}")
     if code == "LOADING":
