@@ -174,6 +174,7 @@ _OF_SENTINELS: dict[str, Callable[[str], Any]] = {
     "sentinel_tls": _switch,
     **{f"sentinel_{name}": parse_one for name, parse_one in _TLS.items()},
 }
+OPTIONS = (*_LOGIN, *_TLS, *_OF_SENTINELS)
 
 
 def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:

@@ -232,7 +232,7 @@ class FollowingConnection(Connection):
             # redis-py lets no other exceptions through whole.
             raise NoOwner(str(error)) from error
         self.generation = self.owner.generation
-        await super()._connect()
+        await super()._connect()  # type: ignore[no-untyped-call]
 
     async def _confirmed(self, _connection: Connection) -> None:
         try:

@@ -15,6 +15,7 @@ from audit_stream.settings import Settings
 from audit_stream.spine import check
 from audit_stream.stream import Stream
 from tests.cluster import Cluster, a_cluster, slot_of, until
+from tests.e2e.terminal import run
 from tests.faults.campaign.valkey import Valkey
 from tests.faults.evidence import check_load, check_sound
 from tests.faults.load import Load, Spec
@@ -162,6 +163,14 @@ async def test_a_plain_address_of_a_node_that_does_not_own_the_slot_names_the_ad
     refusal = await refusal_of(f"redis://{cluster.other(chain).address}", chain)
     assert f"does not own the chain's slot, {cluster.owner(chain).address} does" in refusal
     assert "redis+cluster://" in refusal
+
+
+def test_doctor_takes_a_wrong_node_for_no_damage_of_the_chain(cluster: Cluster, chain: str) -> None:
+    done = run("doctor", "--redis-url", f"redis://{cluster.other(chain).address}", "--chain", chain)
+    assert done.returncode == 1
+    assert b"redis+cluster://" in done.stdout
+    assert b"Find out who changed it" not in done.stdout
+    assert run("doctor", "--redis-url", cluster.url, "--chain", chain).returncode == 0
 
 
 async def test_a_cluster_address_of_a_server_that_is_in_no_cluster_is_refused(tmp_path: Path, chain: str) -> None:

@@ -1,6 +1,7 @@
 """TLS to a Redis, to sentinels and the primary behind them, and to a cluster: options of the address."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from audit_stream import spine
+from audit_stream.addresses import OPTIONS, parse
 from audit_stream.connection import connect
 from audit_stream.errors import Denied, Misconfigured
 from audit_stream.settings import Settings
@@ -16,6 +18,7 @@ from audit_stream.stream import Stream
 from tests.cluster import a_cluster
 from tests.faults.campaign.valkey import Valkey
 from tests.faults.processes import free_port
+from tests.harness import ROOT
 from tests.sentinels import MASTER, a_sentinel
 from tests.tls import Authority, handshakes, tls_front
 
@@ -158,3 +161,36 @@ async def test_a_cluster_is_reached_by_tls(authority: Authority, tmp_path: Path,
 def test_a_file_that_is_not_there_is_named_before_anything_is_connected(option: str) -> None:
     with pytest.raises(Misconfigured, match=r"\(/nowhere\.pem\) cannot be used: No such file or directory"):
         connect(f"rediss://127.0.0.1:1?{option}=/nowhere.pem", "audit")
+
+
+# --- the page for operators
+
+
+PAGE = (ROOT / "docs" / "operators" / "connections.md").read_text()
+
+
+@pytest.mark.parametrize("option", [name for name in OPTIONS if name.startswith("ssl_")])
+async def test_each_option_of_tls_has_an_example_on_the_page_that_works(
+    valkey: Valkey, authority: Authority, chain: str, option: str
+) -> None:
+    row = re.search(rf"^\| `{option}` \|.*\| `(.+?)` \|$", PAGE, flags=re.M)
+    assert row, option
+    url = row[1]
+    assert f"{option}=" in url
+    wants_certificate = "ssl_certfile" in url
+    with tls_front(authority.server_context(wants_certificate=wants_certificate), valkey.port) as [port]:
+        for shown, real in {
+            "redis.example.org:6380": f"127.0.0.1:{port}",
+            "/etc/ssl/redis-ca.pem": authority.ca_certs,
+            "/etc/ssl/client.pem": authority.client_cert,
+            "/etc/ssl/client-key.pem": authority.client_key,
+        }.items():
+            url = url.replace(shown, str(real))
+        await works(url, chain)
+
+
+def test_the_page_names_every_option_and_each_of_its_addresses_can_be_read() -> None:
+    addresses = re.findall(r"`((?:rediss?(?:\+\w+)?|unix)://[^`]+)`", PAGE)
+    assert {parse(address).kind for address in addresses} == {"plain", "unix", "sentinel", "cluster"}
+    for option in OPTIONS:
+        assert option.replace("sentinel_ssl_", "ssl_") in PAGE
