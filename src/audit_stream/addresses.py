@@ -87,9 +87,9 @@ def parse(url: str) -> Address:
         unquote(parts.path) if kind == "unix" else "",
         master,
         login,
-        {**_TLS_DEFAULTS, **ours} if tls else None,
+        _with_defaults(ours) if tls else None,
         {name: options.get(f"sentinel_{name}") for name in ("username", "password")},
-        {**_TLS_DEFAULTS, **ours, **theirs} if tls and options.get("sentinel_tls", True) else None,
+        _with_defaults(ours | theirs) if tls and options.get("sentinel_tls", True) else None,
         without_password(url),
     )
 
@@ -166,8 +166,6 @@ _TLS: dict[str, Callable[[str], Any]] = {
     "ssl_check_hostname": _switch,
     "ssl_ciphers": str,
 }
-# redis-py's own default for the host name was off until its release 6.
-_TLS_DEFAULTS: dict[str, Any] = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 _OF_SENTINELS: dict[str, Callable[[str], Any]] = {
     "sentinel_username": str,
     "sentinel_password": str,
@@ -175,6 +173,18 @@ _OF_SENTINELS: dict[str, Callable[[str], Any]] = {
     **{f"sentinel_{name}": parse_one for name, parse_one in _TLS.items()},
 }
 OPTIONS = (*_LOGIN, *_TLS, *_OF_SENTINELS)
+
+
+def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """Add what redis-py's releases each take for granted, or not."""
+    options = {"ssl_cert_reqs": "required", "ssl_check_hostname": True} | given
+    if options["ssl_cert_reqs"] == "none":
+        options["ssl_check_hostname"] = False
+    if "ssl_keyfile" in options and "ssl_certfile" not in options:
+        raise Misconfigured("ssl_keyfile needs ssl_certfile: the certificate that belongs to the key")
+    if "ssl_certfile" in options:
+        options.setdefault("ssl_keyfile", options["ssl_certfile"])
+    return options
 
 
 def _options(query: str, kind: Kind, *, tls: bool) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _check_certificates(address: Address) -> None:
             try:
                 SSLConnection(**options).ssl_context.get()
             except (OSError, ssl.SSLError, ValueError) as error:
-                files = ", ".join(str(value) for name, value in options.items() if name.endswith(("certs", "file")))
+                files = ", ".join({value: None for name, value in options.items() if name.endswith(("certs", "file"))})
                 why = getattr(error, "strerror", None) or error
                 raise Misconfigured(
                     f"the TLS options of the address of Redis ({files}) cannot be used: {why}"

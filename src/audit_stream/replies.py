@@ -66,6 +66,9 @@ _WORDS = "|".join({*_NOT_NOW, *_ASTRAY, "NOPERM", "NOSCRIPT"})
 # What redis-py puts in front of an error that a command in a pipeline got: the error's arguments follow, a tuple.
 _IN_PIPELINE = re.compile(r"^Command # \d+ \(.*?\) of pipeline caused error: ", re.S)
 
+# Where in the script a command was refused, which nobody can look up.
+_PLACE_IN_SCRIPT = re.compile(r" script: [^ ]*,? ?on @user_script:\d+\.*$")
+
 
 class Elsewhere(ResponseError):
     """Another server takes the chain's writes, and the next connection leads there. Nothing was executed."""
@@ -74,14 +77,14 @@ class Elsewhere(ResponseError):
 def text_of(error: Exception) -> str:
     """Return what Redis answered, without what redis-py writes around it in a pipeline."""
     text = str(error)
-    rest = _IN_PIPELINE.sub("", text)
-    if rest == text:
-        return text
-    try:
-        arguments = ast.literal_eval(rest)
-    except (ValueError, SyntaxError):
-        return rest
-    return str(arguments[0]) if isinstance(arguments, tuple) and arguments else rest
+    if match := _IN_PIPELINE.match(text):
+        text = text[match.end() :]
+        try:
+            arguments = ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+        text = str(arguments[0]) if isinstance(arguments, tuple) and arguments else text
+    return _PLACE_IN_SCRIPT.sub("", text)
 
 
 def code_of(error: Exception) -> str:
@@ -104,6 +107,7 @@ _WITHOUT_CODE = {
     "read only replica": "READONLY",
     "Authentication required": "NOAUTH",
     "can't run this command or subcommand": "NOPERM",
+    "ACL failure in script": "NOPERM",
     "can't access at least one of the keys": "NOPERM",
 }
 
@@ -181,7 +185,7 @@ def meaning(error: Exception) -> Unreachable:
             " redis+cluster://host:port,host:port, which follows the slot"
         )
     if code == "NOPERM":
-        return Denied(f"Redis does not permit this user what audit-stream needs: {text}. {_permit(text)}")
+        return Denied(f"Redis does not permit this user what audit-stream needs: {text.rstrip('.')}. {_permit(text)}")
     if code in ("WRONGPASS", "NOAUTH"):
         return Denied(_refused_login(text))
     if "max number of clients" in text:
@@ -195,6 +199,9 @@ def meaning(error: Exception) -> Unreachable:
     return Unreachable(f"Redis answered {text!r}")
 
 
+_IN_SCRIPTS = ("+xadd", "+xrange", "+xrevrange", "+xinfo|stream", "+get", "+set", "+exists", "+time")
+
+
 def _permit(text: str) -> str:
     user = re.search(r"[Uu]ser (\S+) has no permissions", text)
     name = user[1] if user else "<user>"
@@ -202,7 +209,8 @@ def _permit(text: str) -> str:
         return f"Permit it: ACL SETUSER {name} +{command[1]}"
     if "key" in text:
         return f"Permit the chain's keys: ACL SETUSER {name} ~{{<chain>}}:*"
-    return f"Permit it with ACL SETUSER {name} +<command>"
+    # Redis 7.0 does not say which command of a script it was.
+    return f"Permit those of the scripts: ACL SETUSER {name} {' '.join(_IN_SCRIPTS)}"
 
 
 def _refused_login(text: str) -> str:

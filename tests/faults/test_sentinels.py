@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from audit_stream.appender import Appender
 from audit_stream.errors import Denied, Misconfigured, Unreachable
+from audit_stream.event import Draft, PublishRequest, draft
+from audit_stream.kinds import BUILT_IN
 from audit_stream.settings import Settings
 from audit_stream.spine import check
 from audit_stream.stream import Stream
@@ -18,8 +21,6 @@ from tests.harness import running_server
 from tests.sentinels import MASTER, Sentinel, Watched, a_sentinel, watched
 
 pytestmark = pytest.mark.anyio
-
-EVENT = {"kind": "other", "source": "s"}
 
 
 @pytest.fixture
@@ -59,21 +60,28 @@ def test_after_the_primarys_death_appends_go_on_at_the_promoted_replica_with_not
         check_load(new.url, chain, load.finish())
 
 
-async def test_readers_and_writers_leave_the_old_primary_when_the_sentinels_name_another(
+async def test_reads_and_appends_leave_the_old_primary_when_the_sentinels_name_another(
     site: Watched, chain: str
 ) -> None:
     stream = Stream.at(with_password(site), chain)
     try:
-        old = site.primary()
-        await stream.drop([stream.keys.time])  # a connection that writes, and one that reads
-        assert (await stream.facts())["tcp_port"] == str(old.port)
-        assert not await stream.follow_owner()
-        new = site.fail_over()
-        assert await stream.follow_owner()
-        assert (await stream.facts())["tcp_port"] == str(new.port)
-        assert not await stream.follow_owner()
+        async with Appender(stream) as appender:
+            old = site.primary()
+            await appender.append([an_event()])
+            assert (await stream.facts())["tcp_port"] == str(old.port)
+            assert not await stream.follow_owner()
+            new = await asyncio.to_thread(site.fail_over)
+            assert await stream.follow_owner()
+            assert (await stream.facts())["tcp_port"] == str(new.port)
+            await appender.append([an_event()])
+            assert not await stream.follow_owner()
+        assert new.client.xlen(stream.keys.events) == 2
     finally:
         await stream.close()
+
+
+def an_event() -> Draft:
+    return draft(PublishRequest(kind="other", source="s"), frozenset(BUILT_IN))
 
 
 async def refusal_of(url: str) -> str:

@@ -37,6 +37,12 @@ def test_the_options_of_tls_are_for_the_primary_and_for_the_sentinels_unless_the
     assert parse(f"rediss+sentinel://a/mymaster?{options}&sentinel_tls=off").sentinel_tls is None
 
 
+def test_what_follows_from_an_option_of_tls_is_added() -> None:
+    assert parse("rediss://h?ssl_cert_reqs=none").tls == {"ssl_cert_reqs": "none", "ssl_check_hostname": False}
+    both = {"ssl_certfile": "/both.pem", "ssl_keyfile": "/both.pem"}
+    assert parse("rediss://h?ssl_certfile=/both.pem").tls == TLS | both
+
+
 def test_a_cluster_has_nodes_and_no_database() -> None:
     address = parse("rediss+cluster://:secret@a,b:7001")
     assert (address.kind, address.nodes, address.tls) == ("cluster", (("a", 6379), ("b", 7001)), TLS)
@@ -54,6 +60,7 @@ def test_a_cluster_has_nodes_and_no_database() -> None:
         ("redis://app:secret@h?sentinel_password=x", "'sentinel_password' is not an option of this address"),
         ("redis://app:secret@h?ssl_ca_certs=/ca.pem", "ssl_ca_certs needs TLS: start the address with rediss"),
         ("redis+sentinel://h/m?sentinel_ssl_ca_certs=/ca.pem", "sentinel_ssl_ca_certs needs TLS"),
+        ("rediss://h?ssl_keyfile=/key.pem", "ssl_keyfile needs ssl_certfile"),
         ("rediss://h?ssl_cert_reqs=maybe", "invalid value 'maybe' for the option ssl_cert_reqs: expected required"),
         ("rediss://h?ssl_check_hostname=perhaps", "invalid value 'perhaps' for the option ssl_check_hostname"),
         ("redis://app:secret@h?db=first", "invalid value 'first' for the option db: expected a whole number"),

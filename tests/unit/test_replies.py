@@ -1,5 +1,6 @@
 """What redis-py raises, as its versions do, and what it means to us."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from audit_stream.connection import reaching
 from audit_stream.errors import AuditStreamError, ChainBroken, Denied, Loading, Unreachable
-from audit_stream.replies import code_of, leads_astray, redirection, text_of
+from audit_stream.replies import _IN_SCRIPTS, code_of, leads_astray, redirection, text_of
+from audit_stream.scripts import source
 
 # As servers answer, word for word: Valkey 9.1, Redis 7.0, and 6.2 where its scripts put words of their own around it.
 REPLIES = {
@@ -46,7 +48,11 @@ REPLIES = {
     ),
     "ERR The user executing the script can't run this command or subcommand script: 1f, on @user_script:3.": (
         Denied,
-        "does not permit this user",
+        "can't run this command or subcommand. Permit those of the scripts: ACL SETUSER <user> +xadd",
+    ),
+    "ERR ACL failure in script: User app has no permissions to run the 'time' command script: on @user_script:294.": (
+        Denied,
+        "has no permissions to run the 'time' command. Permit it: ACL SETUSER app +time",
     ),
     "NOAUTH Authentication required.": (Denied, "wants a password, and the address has none"),
     "WRONGPASS invalid username-password pair or user is disabled.": (Denied, "refuses the user name or password"),
@@ -118,6 +124,11 @@ def test_a_connection_is_left_when_its_server_is_the_wrong_one(reply: str, raise
 def test_an_unknown_reply_has_no_code_and_its_own_text() -> None:
     assert code_of(ResponseError("BUSYGROUP Consumer Group name already exists")) == ""
     assert text_of(ResponseError("Command # 1 (GET a) of pipeline caused error: unknown")) == "unknown"
+
+
+def test_the_commands_of_the_scripts_are_the_ones_that_a_refusal_names() -> None:
+    called = set(re.findall(r"redis\.p?call\('(\w+)'", source("append")))
+    assert called == {command.strip("+").partition("|")[0].upper() for command in _IN_SCRIPTS}
 
 
 @pytest.mark.parametrize("raised_as", [as_now, as_before])
