@@ -63,13 +63,16 @@ class Unreachable(AuditStreamError):
 
     `in_doubt`: a write was under way and its reply is lost, so it may have landed. A retry under the
     same idempotency key is safe either way.
+    `settles`: the script had looked at the head before it was refused, so an earlier call of the same offer whose
+    answer was lost did not land either.
     """
 
     retry_after = 1
 
-    def __init__(self, detail: str, *, in_doubt: bool = False) -> None:
+    def __init__(self, detail: str, *, in_doubt: bool = False, settles: bool = False) -> None:
         super().__init__(detail)
         self.in_doubt = in_doubt
+        self.settles = settles
 
 
 class Loading(Unreachable):

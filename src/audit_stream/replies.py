@@ -61,6 +61,9 @@ _NOT_NOW = {
 _ASTRAY = frozenset({"READONLY", "MASTERDOWN", "NOREPLICAS", "MOVED", "CLUSTERDOWN", "LOADING", "WRONGPASS", "NOAUTH"})
 """The connection leads to a server that does not take the chain's writes; another one may do so by now."""
 
+_AT_A_WRITE = frozenset({"OOM", "MISCONF", "NOREPLICAS"})
+"""What a primary answers when a script comes to its first write, and not when it begins."""
+
 _WORDS = "|".join({*_NOT_NOW, *_ASTRAY, "NOPERM", "NOSCRIPT"})
 
 # What redis-py puts in front of an error that a command in a pipeline got: the error's arguments follow, a tuple.
@@ -173,7 +176,7 @@ def meaning(error: Exception) -> Unreachable:
         # In doubt only so that an append is offered again, to the server that takes it now.
         return Unreachable(f"another Redis takes the chain's writes now; looking for it ({text})", in_doubt=True)
     if code in _NOT_NOW:
-        return Unreachable(f"{_NOT_NOW[code]}: {text}")
+        return Unreachable(f"{_NOT_NOW[code]}: {text}", settles=code in _AT_A_WRITE)
     if code == "LOADING":
         # In doubt only so that an append is offered again until Redis has its data back.
         return Loading("Redis is loading its data and answers when it has it all", in_doubt=True)

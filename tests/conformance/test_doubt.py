@@ -84,7 +84,8 @@ async def test_a_lost_reply_stays_in_doubt_when_redis_refuses_what_comes_after(
 ) -> None:
     monkeypatch.setattr(appender, "DEADLINE_S", 0.3)
     async with spine.stream(Lossy) as lossy, spine.replica(lossy) as replica:
-        lossy.faults.extend(["reply lost", *["refused"] * 1000])
+        lossy.faults.append("reply lost")
+        lossy.faults.extend(["refused"] * 1000)
         batch = [drafted("a", key="k")]
         with pytest.raises(Unreachable, match="whether the event was written is not known yet") as caught:
             await replica.append(batch)
