@@ -254,7 +254,7 @@ class Appender:
                                 return Landed(after.event_id)
                         return reply
                     except Unreachable as error:
-                        if not error.in_doubt:
+                        if error.settles or not (error.in_doubt or doubt):
                             raise
                         # The batch may have landed, now or when a stalled Redis wakes. The very same
                         # offer can only land once, so making it again settles which.

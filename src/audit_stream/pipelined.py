@@ -8,9 +8,10 @@ from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
 
 from audit_stream.facts import facts_of, version_of
+from audit_stream.replies import leads_astray
 
 Command = tuple[Any, ...]
 Facts = Mapping[str, str]
@@ -75,8 +76,8 @@ class Pipelined:
                 raise RedisConnectionError("the connection was lost before the answer came")
             return Answered(await line.connection.read_response(), line)
         except ResponseError as error:
-            if isinstance(error, ReadOnlyError) or "read only replica" in str(error):
-                # Demoted: the same name may lead to the new primary, but this connection never will.
+            if leads_astray(error):
+                # Demoted, cut off, or not the slot's owner: the address may lead to another server by now.
                 await self._give_up(line)
             raise
         except BaseException:
@@ -93,6 +94,17 @@ class Pipelined:
             return (await self.call(command)).reply
 
         return await facts_of(ask)
+
+    @property
+    def leads_to(self) -> tuple[str, int] | None:
+        """The server at the other end; None while there is no connection."""
+        connection: Any = self._line and self._line.connection
+        return (connection.host, connection.port) if connection else None
+
+    async def give_up(self) -> None:
+        """Close the connection; the next call opens another. Calls that wait for their answer lose it."""
+        if self._line:
+            await self._give_up(self._line)
 
     async def _connect(self) -> Line:
         connection = await self._pool.get_connection()

@@ -71,6 +71,10 @@ class Readiness:
             with suppress(TimeoutError):
                 async with asyncio.timeout(UNREADY_EVERY_S if self.reasons else EVERY_S):
                     await self._appender.failed.wait()
+            # A server that is cut off from its replicas may go on for ever as a primary that others have replaced.
+            # Where nobody says who the primary is, the check that follows finds out what that means for appends.
+            with suppress(AuditStreamError):
+                await self._stream.follow_owner()
             await self.now()
             if self._appender.failed.is_set():
                 # Appends go on failing: there is no need to look more often than this.

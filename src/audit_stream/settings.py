@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from audit_stream.addresses import parse as parse_address
 from audit_stream.errors import Misconfigured
 from audit_stream.kinds import with_extra
 
@@ -117,10 +118,10 @@ def _text(_name: str, text: str) -> str:
 
 
 def _redis_url(name: str, text: str) -> str:
-    if not re.match(r"(rediss?|redis\+sentinel)://.|unix://", text):
-        raise Misconfigured(
-            f"{name}: {text!r} is no address of a Redis; it starts with redis://, rediss://, unix:// or redis+sentinel://"
-        )
+    try:
+        parse_address(text)
+    except Misconfigured as error:
+        raise Misconfigured(f"{name}: {error}") from error
     return text
 
 
@@ -233,7 +234,8 @@ VARIABLES: dict[str, Variable] = {
         "redis_url",
         _redis_url,
         "an embedded Valkey",
-        "Redis that holds the chain: redis:// rediss:// unix:// redis+sentinel://host:port,host:port/master/0",
+        "Redis that holds the chain: redis:// rediss:// unix:// redis+sentinel:// redis+cluster://;"
+        " see docs/operators/connections.md",
     ),
     "REDIS_URL": Variable("redis_url", _redis_url, "", "the same, where a platform sets this name"),
     "AUDIT_STREAM_DATA_DIR": Variable(

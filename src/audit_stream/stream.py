@@ -113,7 +113,8 @@ class Stream:
     """One chain. Raises Unreachable when Redis is away, ChainBroken when a key or an entry is not ours."""
 
     def __init__(self, clients: Clients, chain: str, tally: Tally | None = None) -> None:
-        self._write, self._read, self._tail = clients
+        self._clients = clients
+        self._write, self._read, self._tail = clients.write, clients.read, clients.tail
         self._appends = Pipelined(self._write)
         self._tally = tally or Tally()
         self.keys = Keys(chain)
@@ -123,7 +124,7 @@ class Stream:
 
     @classmethod
     def at(cls, url: str, chain: str = "audit", tally: Tally | None = None) -> "Stream":
-        return cls(connect(url), chain, tally)
+        return cls(connect(url, chain), chain, tally)
 
     async def close(self) -> None:
         for client in (self._tail, self._write, self._read):
@@ -365,6 +366,8 @@ class Stream:
     async def index_keys(self) -> list[bytes]:
         """The keys of every kind and source index that is there."""
         with reaching():
+            # No node of a cluster says that it is the wrong one for SCAN; for a key it does.
+            await self._read.exists(self.keys.events)
             pattern = b"{%b}:" % self.keys.chain.encode()
             return [
                 key
@@ -373,6 +376,28 @@ class Stream:
             ]
 
     # --- the server behind it
+
+    @property
+    def where(self) -> str:
+        """The address of the Redis, without its passwords."""
+        return self._clients.shown
+
+    async def follow_owner(self) -> bool:
+        """Ask the sentinels or the cluster who takes the chain's writes now, and leave every other server.
+
+        Returns whether a connection led to another one. An address that names its server has nobody to ask: False.
+        """
+        owner = self._clients.owner
+        if owner is None:
+            return False
+        async with reading():
+            node = await owner.locate()
+            # First, and whole: a call that came meanwhile would connect the same line anew, and what it carried
+            # to the old server would be taken for written to the new one.
+            astray = self._appends.leads_to not in (None, node)
+            if astray:
+                await self._appends.give_up()
+            return await self._clients.leave_all_but(node) or astray
 
     async def facts(self) -> dict[str, str]:
         """What the Redis says of itself: INFO's fields, and the settings that durability depends on.

@@ -43,7 +43,7 @@ class Interrupted(Stream):
 
 def rebuild(redis_url: str, chain: str, append: Callable[[], Any] | None = None, times: int = 0) -> Rebuilt:
     async def run() -> Rebuilt:
-        stream = Interrupted(connect(redis_url), chain)
+        stream = Interrupted(connect(redis_url, chain), chain)
         stream.times = times
         if append:
             stream.append = append

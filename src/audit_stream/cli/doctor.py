@@ -10,7 +10,7 @@ from audit_stream.cli.failures import Failed, words_of
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, printable, spoken, tell, until_reader_leaves, wants_json, write_lines
-from audit_stream.errors import AuditStreamError
+from audit_stream.errors import AuditStreamError, Unreachable
 from audit_stream.settings import Ack
 
 if TYPE_CHECKING:
@@ -174,6 +174,8 @@ async def _chain(stream: "Stream") -> list[Check]:
             why = f"chain ends at event #{head.event_id}, but #{end.written} was written"
             mend = "Restore it, or record the loss: audit-stream accept-loss (docs/operators/lost-tail.md)."
             checks.append(Check("end", "cut", False, "whole", why, mend))
+    except Unreachable as error:
+        checks.append(Check("chain", "cannot be asked", False, "readable", str(error)))
     except AuditStreamError as error:
         mend = "Find out who changed it: audit-stream verify says where it breaks."
         checks.append(Check("chain", "cannot be read", False, "readable", str(error), mend))
