@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from audit_stream.appender import Appender
+from audit_stream.capacity import CapacityWatch
 from audit_stream.errors import ChainBroken, Misconfigured, Unreachable
 from audit_stream.keeper import PinKeeper, check_pin, contradiction, head_of
 from audit_stream.promise import Finding, judge
@@ -36,6 +37,7 @@ class Spine(NamedTuple):
     keeper: PinKeeper | None
     tally: Tally
     verdicts: Verdicts
+    capacity: CapacityWatch
 
 
 def spine_of(state: Any) -> Spine:
@@ -82,7 +84,7 @@ async def open_spine(
                 )
                 await stack.enter_async_context(watch)
             try:
-                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts)
+                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts, CapacityWatch(stream))
             finally:
                 await verifier.close()
     finally:
