@@ -13,9 +13,11 @@ from redis.connection import parse_url
 Cut = Literal["before", "after"]
 # What is dropped without a word, as by a firewall that forgot the connection. `answers`: those on connections
 # that append or follow, so that nobody hears of a write; a server may still ask where the chain ends.
-Hush = Literal["nothing", "answers", "all"]
+# `replication`: those on which a replica follows, both ways.
+Hush = Literal["nothing", "answers", "replication", "all"]
 _APPEND = b"EVALSHA"
 _FOLLOW = b"XREAD"
+_REPLICATE = b"PSYNC"
 _WAIT = b"*3\r\n$4\r\nWAIT\r\n"
 
 
@@ -25,6 +27,7 @@ class _Link:
     def __init__(self, hush: Hush) -> None:
         self.hush = hush
         self.hears_of_writes = False
+        self.replicates = False
         self.drop_answer = False
 
 
@@ -132,7 +135,8 @@ class Proxy:
     async def _requests(self, from_: asyncio.StreamReader, to: asyncio.StreamWriter, link: _Link) -> None:
         while chunk := await from_.read(65536):
             link.hears_of_writes |= _APPEND in chunk or _FOLLOW in chunk
-            if link.hush == "all":
+            link.replicates |= _REPLICATE in chunk
+            if link.hush == "all" or (link.hush == "replication" and link.replicates):
                 if _APPEND in chunk:
                     self.has_dropped.set()
                 continue
@@ -156,6 +160,8 @@ class Proxy:
                 self._cut()
                 return
             if link.hush == "all" or (link.hush == "answers" and link.hears_of_writes):
+                continue
+            if link.hush == "replication" and link.replicates:
                 continue
             to.write(chunk)
             await to.drain()
