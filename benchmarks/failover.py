@@ -24,7 +24,7 @@ from audit_stream.embedded import find_server_binary
 from tests.faults.evidence import stored
 from tests.faults.processes import free_port
 from tests.faults.proxy import Proxy, proxy_to
-from tests.harness import ServerProcess, running_server
+from tests.harness import ServerProcess, logging_server
 
 PRODUCERS = 4
 THINK_S = 0.01
@@ -115,7 +115,7 @@ class Site:
     """A primary, its replicas and their sentinels, in order: the replicas follow and the sentinels agree."""
 
     def __init__(self, program: Path, folder: Path, setup: Setup, stack: ExitStack) -> None:
-        self.setup, self._stack = setup, stack
+        self.setup, self._folder, self._stack = setup, folder, stack
         self.nodes = [Node(program, folder / f"node-{n}", setup.options, stack) for n in range(3)]
         self.primary = self.nodes[0]
         for node in self.nodes:
@@ -148,8 +148,10 @@ class Site:
         return chosen[0] if chosen and chosen[0].client.info("replication")["role"] == "master" else None
 
     def server(self, redis_url: str) -> ServerProcess:
+        # A server that lost what it answered for says so in a line a request.
+        log = self._stack.enter_context((self._folder / "servers.log").open("ab"))
         settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_ACK": self.setup.ack}
-        return self._stack.enter_context(running_server(**settings, AUDIT_STREAM_LOG_LEVEL="error"))
+        return self._stack.enter_context(logging_server(log, **settings))
 
 
 def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
