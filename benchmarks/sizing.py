@@ -48,14 +48,14 @@ class Row(NamedTuple):
 def shown(value: float, unit: str) -> str:
     """Two significant digits and the unit that a person would choose."""
     if unit == "bytes":
-        for name, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e4)):
+        for name, size in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
             if value >= size:
-                return f"{_two_digits(value / (1e3 if name == 'KB' else size))} {name}"
+                return f"{_two_digits(value / size)} {name}"
         return f"{value:.0f} bytes"
-    for name, seconds in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if value >= 2 * seconds or name == "s":
+    for name, seconds in (("h", 3600.0), ("min", 60.0)):
+        if value >= 2 * seconds:
             return f"{_two_digits(value / seconds)} {name}"
-    raise AssertionError(unit)
+    return f"{_two_digits(value)} s" if value >= 0.1 else f"{_two_digits(value * 1e3)} ms"
 
 
 def _two_digits(value: float) -> str:
