@@ -7,7 +7,6 @@ the new primary holds. Nothing here measures speed; the run takes about three mi
 
 import argparse
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import httpx
 import redis
@@ -138,7 +137,7 @@ class Site:
         self.url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{MASTER}/0"
 
     def _sees_all(self, sentinel: redis.Redis) -> bool:
-        state = sentinel.sentinel_master(MASTER)
+        state = cast("dict[str, Any]", sentinel.sentinel_master(MASTER))
         return (state["num-slaves"], state["num-other-sentinels"]) == (2, 2)
 
     def elected(self) -> Node | None:
@@ -285,4 +284,4 @@ def _site(program: Path, setup: Setup) -> Iterator[Site]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -4,8 +4,9 @@ from datetime import timedelta
 
 import pytest
 
-from audit_stream.capacity import DAY, FEWEST, SHORTEST, Growth, Memory, days_until_full, memory
+from audit_stream.capacity import DAY, FEWEST, SHORTEST, SOON_DAYS, Growth, Memory, days_until_full, memory
 from audit_stream.cli.capacity import shown
+from audit_stream.cli.doctor import _capacity
 
 MB = 1_000_000
 INFO = {"used_memory": "4000000", "maxmemory": "104000000", "total_system_memory": "9999999999"}
@@ -27,7 +28,7 @@ def test_a_younger_chain_s_rate_is_that_of_its_own_age() -> None:
 def test_what_an_empty_redis_takes_is_not_charged_to_the_events() -> None:
     charged = days_until_full(Memory(4 * MB, 104 * MB, 4 * MB), Growth(10_000, 25_000, DAY))
     spared = days_until_full(Memory(4 * MB, 104 * MB, 2 * MB), Growth(10_000, 25_000, DAY))
-    assert (charged, spared) == (pytest.approx(10), pytest.approx(20))
+    assert [charged, spared] == pytest.approx([10, 20])
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,10 @@ def test_a_provider_that_hides_its_memory_leaves_the_capacity_out(facts: dict[st
 )
 def test_capacity_in_words(days: float | None, words: str) -> None:
     assert shown({"used_bytes": 12_300_000, "limit_bytes": 2_000_000_000, "days_until_full": days}) == words
+
+
+@pytest.mark.parametrize(("days", "fine"), [(None, True), (SOON_DAYS, True), (SOON_DAYS - 0.1, False), (0.0, False)])
+def test_doctor_finds_fault_with_a_redis_that_is_full_soon(days: float | None, fine: bool) -> None:
+    check = _capacity({"used_bytes": 1_000_000, "limit_bytes": 2_000_000, "days_until_full": days})
+    assert check.fine is fine
+    assert fine or check.wanted == "14 days or more"
