@@ -64,7 +64,7 @@ class Result(NamedTuple):
 
 
 class Node:
-    """A data node, reached by everybody but its own machine's server through its proxy."""
+    """A data node. Everything but a server on its own machine reaches it through its proxy."""
 
     def __init__(self, program: Path, folder: Path, options: tuple[str, ...], stack: ExitStack) -> None:
         self._program, self._folder, self._options = program, folder, options

@@ -10,13 +10,13 @@ from audit_stream.errors import AuditStreamError
 from audit_stream.stream import Stream
 
 SOON_DAYS = 14
-"""Doctor and the alert speak up below this: time enough to order memory, not enough to wait for it."""
+"""`doctor` and the alert warn below this: enough time to order memory."""
 
 DAY = timedelta(days=1)
 SHORTEST = timedelta(hours=1)
-"""A rate that was seen for less says nothing of the next weeks."""
+"""A rate that was observed for less time says nothing about the next weeks."""
 FEWEST = 1_000
-"""In a shorter chain the first nodes of its streams weigh more than its events."""
+"""In a shorter chain, the first nodes of its streams take more memory than its events."""
 LOOK_EVERY_S = 60.0
 
 
@@ -60,9 +60,9 @@ def _number(facts: Mapping[str, str], name: str) -> int:
 def days_until_full(memory: Memory, growth: Growth) -> float | None:
     """Divide the memory that is free by what the events of a day take.
 
-    An event is taken to weigh what the data of this Redis weigh for each event of the chain, so idempotency
-    keys and other chains count as growing with it: the answer errs on the early side. None when the chain
-    does not grow, or is too short or too young for a rate.
+    The bytes of an event are all data of this Redis divided by the events of the chain. Idempotency keys and
+    other chains therefore count as growing with it, and the answer errs on the early side. None when the
+    chain does not grow, or is too short or too young for a rate.
     """
     if memory.used_bytes >= memory.limit_bytes:
         return 0.0
@@ -84,7 +84,7 @@ async def growth(stream: Stream) -> Growth:
 
 
 async def look(stream: Stream, facts: Mapping[str, str]) -> Capacity | None:
-    """Say how full Redis is and when it will be full; None where it does not say. Raises Unreachable, ChainBroken."""
+    """Compute the capacity; None where Redis hides its memory. Raises Unreachable, ChainBroken."""
     found = memory(facts)
     if found is None:
         return None
@@ -92,7 +92,7 @@ async def look(stream: Stream, facts: Mapping[str, str]) -> Capacity | None:
 
 
 class CapacityWatch:
-    """The capacity as of a minute ago at most, so that a scrape or /stats costs Redis nothing more."""
+    """Keeps the capacity for a minute, so that /metrics and /stats do not ask Redis each time."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -101,7 +101,7 @@ class CapacityWatch:
         self._looking = asyncio.Lock()
 
     async def now(self) -> Capacity | None:
-        """Return the capacity; None while Redis does not answer or does not say."""
+        """Return the capacity; None while Redis is unreachable or hides its memory."""
         async with self._looking:
             if monotonic() >= self._due:
                 try:
