@@ -17,7 +17,7 @@ def facts(generator: Generator, rounds: int) -> dict[str, str]:
     found = re.search(r"(\S+) server v=(\S+)", valkey)
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_cpu()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        "machine": f"{processor()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
         "load average at the start": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "servers": ", ".join(
@@ -29,7 +29,7 @@ def facts(generator: Generator, rounds: int) -> dict[str, str]:
     }
 
 
-def _cpu() -> str:
+def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else None
     return found.group(1) if found else platform.processor() or platform.machine()

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from audit_stream.appender import Appender
+from audit_stream.capacity import CapacityWatch
 from audit_stream.errors import ChainBroken, Denied, Loading, Misconfigured, Unreachable
 from audit_stream.keeper import PinKeeper, check_pin, head_of
 from audit_stream.promise import Finding, judge
@@ -45,6 +46,7 @@ class Spine(NamedTuple):
     tally: Tally
     verdicts: Verdicts
     readiness: Readiness
+    capacity: CapacityWatch
 
 
 def spine_of(state: Any) -> Spine:
@@ -94,8 +96,9 @@ async def open_spine(
                     walking=parts.walking,
                 )
                 await stack.enter_async_context(watch)
+            capacity = CapacityWatch(stream)
             try:
-                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts, readiness)
+                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts, readiness, capacity)
             finally:
                 await verifier.close()
     finally:

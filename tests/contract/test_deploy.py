@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import shutil
-import socket
 import subprocess
 import tomllib
 from functools import cache
@@ -14,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from audit_stream.server.append import BATCH_BYTES
 from audit_stream.settings import VARIABLES
 from audit_stream.sinks.settings import SinkSettings
 from audit_stream.sinks.variables import VARIABLES as SINK_VARIABLES
@@ -111,6 +110,7 @@ def test_redis_is_on_disk_before_it_answers_and_evicts_nothing() -> None:
         "--appendonly": "yes",
         "--appendfsync": "always",
         "--maxmemory-policy": "noeviction",
+        "--maxmemory": "2gb",
         "--save": "",
     }
     assert [volume for volume in services()["redis"]["volumes"] if volume.endswith(":/data")]
@@ -125,6 +125,9 @@ def test_two_replicas_of_this_checkout_share_one_redis_and_publish_nothing() -> 
         assert replica["environment"]["AUDIT_STREAM_REDIS_URL"] == "redis://redis:6379/0"
         assert replica["depends_on"] == {"redis": {"condition": "service_healthy"}}
         assert "ports" not in replica
+        # Not on the volume of the chain that it is to be compared with.
+        assert Path(replica["environment"]["AUDIT_STREAM_PIN"]).parent == Path("/data")
+        assert replica["volumes"] == ["pins:/data"]
         # One tag for both is exported twice at the same time, which BuildKit refuses.
         assert "image" not in replica
 
@@ -232,25 +235,9 @@ def test_the_proxy_never_sends_a_post_twice() -> None:
     assert "http_50" not in text
 
 
-def test_nginx_takes_the_configuration(tmp_path: Path) -> None:
-    # Skipped in CI too: nginx is no part of this project, and its image is tried by the `image` job.
-    program = shutil.which("nginx")
-    if program is None:
-        pytest.skip("nginx is not on PATH")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        text = read("deploy/nginx.conf").replace("listen 8093", f"listen 127.0.0.1:{free.getsockname()[1]}")
-    version = subprocess.run([program, "-v"], capture_output=True, text=True, check=True).stderr
-    if [int(part) for part in re.findall(r"\d+", version)[:3]] < [1, 27, 3]:
-        # Older ones look names up at once, and only then.
-        text = re.sub(r"resolver .*?;| resolve\b", "", text)
-        text = re.sub(r"server api-\d:", "server 127.0.0.1:", text)
-    config = tmp_path / "nginx.conf"
-    config.write_text(text, encoding="utf-8")
-    command = [program, "-t", "-e", "stderr", "-p", str(tmp_path), "-c", str(config)]
-    answer = subprocess.run([*command, "-g", f"pid {tmp_path}/pid;"], capture_output=True, text=True)
-    # Not the exit code: after the syntax, nginx tries directories that only root may write.
-    assert "syntax is ok" in answer.stderr, answer.stderr
+def test_the_proxy_leaves_it_to_the_api_to_refuse_a_large_batch() -> None:
+    ((size,),) = directives(server(), "client_max_body_size")
+    assert BATCH_BYTES < int(size.removesuffix("m")) * 1024 * 1024 <= 2 * BATCH_BYTES
 
 
 # CI

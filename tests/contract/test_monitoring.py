@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from audit_stream.capacity import SOON_DAYS
 from audit_stream.settings import VARIABLES
 from audit_stream.tally import FAILURES
 from tests.harness import ROOT
@@ -75,6 +76,14 @@ def test_the_alert_that_matters_fires_on_a_broken_chain_at_once() -> None:
     assert broken["expr"] == "min(audit_stream_chain_valid) == 0"
     assert "for" not in broken
     assert broken["labels"]["severity"] == "critical"
+
+
+def test_a_redis_that_fills_is_told_of_as_early_as_doctor_tells_it() -> None:
+    (full,) = [rule for rule in rules() if rule["alert"] == "AuditRedisFullSoon"]
+    assert full["expr"] == f"min(audit_stream_days_until_full) < {SOON_DAYS}"
+    (shown,) = [panel for panel in panels() if panel["title"] == "Redis full in"]
+    red, orange, _ = shown["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert (red["color"], red["value"], orange["value"]) == ("red", None, SOON_DAYS)
 
 
 def test_each_alert_says_how_bad_it_is_and_what_it_means() -> None:

@@ -15,8 +15,10 @@ from audit_stream.scripts import append_script
 Cut = Literal["before", "after"]
 # What is dropped without a word, as by a firewall that forgot the connection. `answers`: those on connections
 # that append or follow, so that nobody hears of a write; a server may still ask where the chain ends.
-Hush = Literal["nothing", "answers", "all"]
+# `replication`: those on which a replica follows, both ways.
+Hush = Literal["nothing", "answers", "replication", "all"]
 _FOLLOW = b"XREAD"
+_REPLICATE = b"PSYNC"
 _WAITS = (b"*3\r\n$4\r\nWAIT\r\n", b"*4\r\n$7\r\nWAITAOF\r\n")
 
 
@@ -31,6 +33,7 @@ class _Link:
     def __init__(self, hush: Hush) -> None:
         self.hush = hush
         self.hears_of_writes = False
+        self.replicates = False
         self.drop_answer = False
 
 
@@ -139,7 +142,8 @@ class Proxy:
         while chunk := await from_.read(65536):
             appends = _appends(chunk)
             link.hears_of_writes |= appends or _FOLLOW in chunk
-            if link.hush == "all":
+            link.replicates |= _REPLICATE in chunk
+            if link.hush == "all" or (link.hush == "replication" and link.replicates):
                 if appends:
                     self.has_dropped.set()
                 continue
@@ -163,6 +167,8 @@ class Proxy:
                 self._cut()
                 return
             if link.hush == "all" or (link.hush == "answers" and link.hears_of_writes):
+                continue
+            if link.hush == "replication" and link.replicates:
                 continue
             to.write(chunk)
             await to.drain()

@@ -6,6 +6,7 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
+from audit_stream.cli import capacity as in_words
 from audit_stream.cli.failures import Failed, words_of
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
@@ -115,6 +116,7 @@ def _of_server(url: str) -> Diagnosis:
         if trouble
         else Check("indexes", "no trouble"),
     ]
+    checks += _capacity_of_server(found)
     if pin := found.get("pin"):
         mend = "Look at the disk that AUDIT_STREAM_PIN names; appends go on meanwhile."
         checks.append(
@@ -138,7 +140,8 @@ async def _of_redis(stream: "Stream", ack: Ack) -> Diagnosis:
     # A finding of a name that is not listed above is still a finding.
     checks += [_setting(name, facts, finding) for name, finding in findings.items()]
     subject = f"{describe(facts)}, for a 201 that means {ack}"
-    return Diagnosis(subject, [*checks, *await _chain(stream), await _kept_verdict(stream)])
+    checks += [*await _chain(stream), *await _capacity_of_redis(stream, facts), await _kept_verdict(stream)]
+    return Diagnosis(subject, checks)
 
 
 def _setting(name: str, facts: "Mapping[str, str]", finding: "Finding | None") -> Check:
@@ -226,6 +229,36 @@ def last_verdict(found: "Mapping[str, Any] | None") -> Check:
 
 def _head(event_id: int, hash_: str | None) -> str:
     return f"#{event_id} {hash_}" if event_id else "none, the chain is empty"
+
+
+# --- how long its memory lasts
+
+
+def _capacity_of_server(stats: "Mapping[str, Any]") -> list[Check]:
+    """What the server says of its Redis; nothing where it does not know, or is an older one."""
+    return [_capacity(capacity)] if (capacity := stats.get("capacity")) else []
+
+
+async def _capacity_of_redis(stream: "Stream", facts: "Mapping[str, str]") -> list[Check]:
+    """The same, asked of Redis itself."""
+    from audit_stream.capacity import look
+
+    try:
+        capacity = await look(stream, facts)
+    except AuditStreamError:
+        return []  # what is wrong with the chain has a line of its own
+    return [_capacity(capacity._asdict())] if capacity else []
+
+
+def _capacity(capacity: "Mapping[str, Any]") -> Check:
+    from audit_stream.capacity import SOON_DAYS
+
+    found, days = in_words.shown(capacity), capacity["days_until_full"]
+    if days is None or days >= SOON_DAYS:
+        return Check("memory", found)
+    why = "a full Redis refuses every append; what is on the chain stays there"
+    mend = "Give Redis more memory and raise its maxmemory; docs/operators/sizing.md says what a chain takes."
+    return Check("memory", found, False, f"{SOON_DAYS} days or more", why, mend)
 
 
 # --- for a person

@@ -5,6 +5,7 @@ from typing import Any
 import rich_click as click
 from rich.text import Text
 
+from audit_stream.cli import capacity as in_words
 from audit_stream.cli.options import json_option, url_option
 from audit_stream.cli.output import console, print_facts, printable, spoken, wants_json, write_lines
 
@@ -31,6 +32,7 @@ def stats(url: str, as_json: bool) -> None:
         ("a 201 means", str(found["ack"])),
         ("hashing", str(found["hashing"])),
         ("redis", f"{found['redis']}, {_replicas(found.get('replicas', 0))} connected"),
+        *([("memory", in_words.shown(capacity))] if (capacity := found.get("capacity")) else []),
         *([("pin", _pin(pin))] if (pin := found.get("pin")) else []),
         ("open streams", str(found["subscribers"])),
         ("batches", f"{found['batches']:,}, {found['lost_races']:,} races lost"),

@@ -93,6 +93,15 @@ class Pin(msgspec.Struct, frozen=True, kw_only=True):
     """Why the pin cannot be moved; empty when all is well."""
 
 
+class Capacity(msgspec.Struct, frozen=True, kw_only=True):
+    """How full the server's Redis is."""
+
+    used_bytes: int
+    limit_bytes: int
+    days_until_full: float | None
+    """At the rate of the last day; None when too little was appended to tell."""
+
+
 class Stats(msgspec.Struct, frozen=True, kw_only=True):
     count: int
     last_event_id: int
@@ -104,6 +113,8 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     redis: str
     replicas: int = 0
     """Replicas of Redis that are connected."""
+    capacity: Capacity | None = None
+    """None where Redis does not say, or the server is an older one."""
     pin: Pin | None = None
     """None where the server keeps none."""
     subscribers: int

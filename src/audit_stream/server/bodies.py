@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from audit_stream.capacity import Capacity
 from audit_stream.chain import Verdict
 from audit_stream.keeper import PinKeeper
 from audit_stream.verdicts import LastVerdict, summary
@@ -129,6 +130,21 @@ class PinBody(msgspec.Struct):
         return cls(event_id, hash_, keeper.trouble)
 
 
+class CapacityBody(msgspec.Struct):
+    """How full Redis is, as of a minute ago at most."""
+
+    used_bytes: int
+    limit_bytes: Annotated[int, Meta(description="maxmemory, or where that is 0 the memory of the machine")]
+    days_until_full: Annotated[
+        float | None, Meta(description="At the rate of the last day; null when too little was appended to tell")
+    ]
+
+    @classmethod
+    def of(cls, capacity: Capacity) -> "CapacityBody":
+        days = capacity.days_until_full
+        return cls(capacity.used_bytes, capacity.limit_bytes, None if days is None else round(days, 1))
+
+
 class StatsBody(msgspec.Struct):
     count: int
     last_event_id: int
@@ -138,6 +154,7 @@ class StatsBody(msgspec.Struct):
     hashing: Literal["checked", "script"]
     redis: str
     replicas: Annotated[int, Meta(description="Replicas of Redis that are connected")]
+    capacity: Annotated[CapacityBody | None, Meta(description="null where Redis does not say")]
     pin: Annotated[PinBody | None, Meta(description="null where none is kept")]
     subscribers: Annotated[int, Meta(description="Open streams on this replica")]
     batches: Annotated[int, Meta(description="Script calls that this replica shared among its producers")]

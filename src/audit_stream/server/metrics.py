@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from audit_stream import __version__
+from audit_stream.capacity import Capacity
 from audit_stream.errors import AuditStreamError
 from audit_stream.server.problems import AnyRequest
 from audit_stream.spine import Spine, spine_of
@@ -24,9 +25,9 @@ OPENMETRICS = "application/openmetrics-text"
 @get("/metrics", include_in_schema=False)
 async def metrics(request: AnyRequest) -> Response[bytes]:
     spine = spine_of(request.app.state)
-    height, reasons = await asyncio.gather(_height(spine), spine.readiness.now())
+    height, reasons, capacity = await asyncio.gather(_height(spine), spine.readiness.now(), spine.capacity.now())
     registry = CollectorRegistry()
-    registry.register(_Scrape(spine, height, ready=not reasons))
+    registry.register(_Scrape(spine, height, capacity, ready=not reasons))
     if len(spine.tally.board.blocks) == 1:
         ProcessCollector(registry=registry)  # of several processes, one would speak for all
     # Not the header itself: the library stumbles over a version that is none.
@@ -42,14 +43,15 @@ async def _height(spine: Spine) -> int | None:
 
 
 class _Scrape(Collector):
-    def __init__(self, spine: Spine, height: int | None, *, ready: bool) -> None:
-        self._spine, self._height, self._ready = spine, height, ready
+    def __init__(self, spine: Spine, height: int | None, capacity: Capacity | None, *, ready: bool) -> None:
+        self._spine, self._height, self._capacity, self._ready = spine, height, capacity, ready
 
     def collect(self) -> Iterator[Metric]:
         yield from _appends(self._spine.tally.board)
         yield from _inside(self._spine.tally.board)
         yield _gauge("ready", "1 when an append would succeed now", self._ready)
         yield _gauge("chain_height", "event_id of the newest event; absent when Redis does not tell", self._height)
+        yield from _memory(self._capacity)
         yield from _verifying(self._spine)
         build = GaugeMetricFamily(
             "audit_stream_build_info", "Always 1; the labels say what runs", labels=["version", "python"]
@@ -89,6 +91,15 @@ def _inside(board: Board) -> Iterator[Metric]:
         (["read"], board.histogram("redis_read_seconds")),
     ]
     yield _histogram("redis_seconds", "Round trips to Redis that were answered, in seconds", calls, ["call"])
+
+
+def _memory(capacity: Capacity | None) -> Iterator[Metric]:
+    used, limit, days = capacity or (None, None, None)
+    yield _gauge("redis_memory_bytes", "Memory that Redis uses; absent when Redis does not tell", used)
+    bound = "Memory that Redis may use: maxmemory, or where that is 0 the memory of the machine"
+    yield _gauge("redis_memory_limit_bytes", bound, limit)
+    until = "Days until that memory is full, at the rate of the last day; absent when too little was appended to tell"
+    yield _gauge("days_until_full", until, days)
 
 
 def _verifying(spine: Spine) -> Iterator[Metric]:

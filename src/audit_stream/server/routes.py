@@ -9,7 +9,16 @@ from audit_stream import __version__
 from audit_stream.event import PublishRequest
 from audit_stream.promise import connected_replicas, describe
 from audit_stream.server.append import answered_by, append_batch, append_one
-from audit_stream.server.bodies import ChainBody, InfoBody, LastVerdictBody, PinBody, ReadyBody, StatsBody, StatusBody
+from audit_stream.server.bodies import (
+    CapacityBody,
+    ChainBody,
+    InfoBody,
+    LastVerdictBody,
+    PinBody,
+    ReadyBody,
+    StatsBody,
+    StatusBody,
+)
 from audit_stream.server.dashboard.page import dashboard
 from audit_stream.server.login import log_in, log_out, login_state
 from audit_stream.server.metrics import metrics
@@ -91,7 +100,7 @@ async def readyz(request: AnyRequest) -> Response[ReadyBody] | Response[bytes]:
 async def stats(request: AnyRequest) -> StatsBody:
     spine = spine_of(request.app.state)
     head, (count,) = await spine.stream.head(), await spine.stream.lengths([spine.stream.keys.events])
-    facts = await spine.stream.facts()
+    facts, capacity = await spine.stream.facts(), await spine.capacity.now()
     return StatsBody(
         count=count,
         last_event_id=head.event_id,
@@ -101,6 +110,7 @@ async def stats(request: AnyRequest) -> StatsBody:
         hashing=spine.settings.hashing,
         redis=describe(facts),
         replicas=connected_replicas(facts),
+        capacity=CapacityBody.of(capacity) if capacity else None,
         pin=PinBody.of(spine.keeper) if spine.keeper else None,
         subscribers=spine.tail.subscribers,
         batches=spine.appender.batches,
