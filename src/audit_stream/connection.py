@@ -16,15 +16,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from audit_stream.addresses import Address, Node, parse
 from audit_stream.errors import ChainBroken, HashMismatch, Misconfigured, Unreachable
-from audit_stream.owners import (
-    Cluster,
-    FollowingConnection,
-    FollowingPool,
-    FollowingRedis,
-    FollowingSSLConnection,
-    Owner,
-    Sentinels,
-)
+from audit_stream.owners import Cluster, Owner, Sentinels
+from audit_stream.pools import FollowingConnection, FollowingPool, FollowingRedis, FollowingSSLConnection
 from audit_stream.replies import text_of, unreachable
 
 CONNECT_TIMEOUT_S = 0.5
