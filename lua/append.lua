@@ -1,24 +1,25 @@
 --[[
   append: link events to the head of the chain. Nothing else writes to it.
-  All or nothing: every answer but "appended" means that nothing was written.
+  Whole or absent: every answer but "appended" means that nothing was written, and so does every error.
 
   KEYS[1]  events  the chain, a stream; entry id <event_id>-0
   KEYS[2]  time    index by commit time, a stream; entry id <ms>-<event_id>
-  KEYS[3]  token   string: event_id of the first event of a batch hashed here (see `believed`)
+  KEYS[3]  token   string: event_id of the first event of a batch hashed here (see `believed`);
+                   in a dry run a key that is never written
   then for each event: its kind index, its source index, and its idempotency key where it has one
 
-  ARGV[1]  believed  event_id of the head that the offered hashes were computed for
-  ARGV[2]            its hash; "" when the script is to hash every event itself
-  ARGV[3]  promised  event_id of the newest event that the caller has told a producer is safe; 0 for none
-  ARGV[4]            its hash; "" for none
-  ARGV[5]  ttl       milliseconds to remember idempotency keys for
-  ARGV[6]  committed "" for now; else when each event was committed, as Unix milliseconds between commas: what is
-                     restored keeps its commit times. Never before the newest of the time index, never after now
+  ARGV[1]  believed   event_id of the head that the offered hashes were computed for
+  ARGV[2]             its hash; "" when the script is to hash every event itself
+  ARGV[3]  promised   event_id of the newest event that the caller has told a producer is safe; 0 for none
+  ARGV[4]             its hash; "" for none
+  ARGV[5]  ttl        milliseconds to remember idempotency keys for
+  ARGV[6]  committed  commit times to restore: Unix milliseconds separated by commas, one per event; "" for now
   then for each event, seven arguments:
            timestamp kind source payload
            quoted    the source as a JSON string, where that is more than the source in quotes; else ""
            hash      offered hash; "" when the script hashes
            once      "1" when KEYS holds an idempotency key for the event; else ""
+  without any event it is a dry run: every check that an append makes, and every command, and no write
 
   returns  {"appended", first_id, refused, prev_hash, hash ...}
                refused: the index writes that Redis refused, as text; prev_hash: the first event's;
@@ -26,10 +27,11 @@
            {"moved", head_id, head_hash}      the head is not the believed one
            {"seen", position, event_id, ...}  these events (from 1) were appended before
            {"landed", first_id}               this very batch was appended before
+           {"ready", head_id, head_hash}      the dry run found nothing that would refuse an append
   errors   HASHMISMATCH  the offered hash of the new head is not the one computed here
            CHAINBROKEN   <end> <written>: the chain ends at <end>, but <written> was written
            CHAINBROKEN   the last entry is not an event, or the promised one is gone or another
-           and what Redis itself answers to a write that it cannot take (OOM, READONLY, MISCONF …)
+           and what Redis itself answers to a command that it refuses (OOM, READONLY, NOPERM …)
 ]]
 local GENESIS = string.rep('0', 64)
 local STRIDE = 7
@@ -42,7 +44,6 @@ local events, time, token = KEYS[1], KEYS[2], KEYS[3]
 local believed_id, believed_hash = tonumber(ARGV[1]), ARGV[2]
 local promised_id, promised_hash = tonumber(ARGV[3]), ARGV[4]
 local ttl = tonumber(ARGV[5])
-local committed = ARGV[6]
 local ARGUMENTS = 6
 local scripted = believed_hash == ''
 local count = (#ARGV - ARGUMENTS) / STRIDE
@@ -83,10 +84,40 @@ if promised_hash ~= '' then
     return redis.error_reply('CHAINBROKEN event #' .. number(promised_id) .. ' is not the one that was written')
   end
 end
+
+-- The chain once went further than its head: its end was cut off, and Redis takes no event there.
+local function cut_end()
+  local info = redis.pcall('XINFO', 'STREAM', events)
+  for i = 1, #info, 2 do
+    local written = info[i] == 'last-generated-id' and tonumber(string.match(info[i + 1], '^(%d+)'))
+    if written and written > head_id then
+      return redis.error_reply('CHAINBROKEN ' .. number(head_id) .. ' ' .. number(written))
+    end
+  end
+end
+
+if count == 0 then
+  local broken = cut_end()
+  if broken then
+    return broken
+  end
+  -- Redis refuses a command before it looks at its arguments, so these are refused exactly when an append's are.
+  -- SET with XX changes no key that does not exist, and no entry of a stream can have the id 0-0.
+  redis.call('GET', token)
+  redis.call('TIME')
+  redis.call('XRANGE', events, '0-1', '0-1')
+  redis.call('SET', token, '', 'XX')
+  local add = redis.pcall('XADD', events, '0-0', '', '')
+  if type(add) == 'table' and add.err and not string.find(add.err, '0-0', 1, true) then
+    return add
+  end
+  return {'ready', head_id, head_hash}
+end
+
 if scripted then
-  local landed = redis.call('GET', token)
+  local landed = tonumber(redis.call('GET', token) or '')
   if landed then
-    return {'landed', tonumber(landed)}
+    return {'landed', landed}
   end
 elseif believed_id ~= head_id or believed_hash ~= head_hash then
   return {'moved', head_id, head_hash}
@@ -108,10 +139,10 @@ for i = 1, count do
   if ARGV[at + 7] == '1' then
     key = key + 1
     event.once = KEYS[key]
-    local first = redis.call('GET', event.once)
+    local first = tonumber(redis.call('GET', event.once) or '')
     if first then
       seen[#seen + 1] = i
-      seen[#seen + 1] = tonumber(first)
+      seen[#seen + 1] = first
     end
   end
   batch[i] = event
@@ -142,23 +173,56 @@ if not scripted then
   end
 end
 
-local function add(event)
-  return redis.pcall('XADD', events, number(event.id) .. '-0', 'timestamp', event.timestamp, 'kind', event.kind,
+local now = redis.call('TIME')
+local ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
+local committed = {}
+for text in string.gmatch(ARGV[6], '%d+') do
+  committed[#committed + 1] = math.min(tonumber(text), ms)
+end
+-- The clock may be set back; commit time is not.
+local newest = redis.pcall('XREVRANGE', time, '+', '-', 'COUNT', 1)[1]
+local not_before = newest and tonumber(string.match(newest[1], '^(%d+)')) or 0
+
+-- From here on Redis may refuse a write: out of memory, read-only, forbidden to this user. It decides at the first
+-- one, and then lets a script that has written go on; but SET and XADD can be forbidden one by one. So the keys come
+-- first, because SET itself can undo them, and the first event decides about all the others.
+local set = {}
+local function remember(key, id)
+  local reply = redis.pcall('SET', key, number(id), 'PX', ttl)
+  if reply.err then
+    return reply
+  end
+  set[#set + 1] = key
+end
+local function absent(refusal)
+  for _, key in ipairs(set) do
+    redis.pcall('SET', key, '', 'PXAT', 1)  -- expired in 1970, so it is gone at once; DEL may be forbidden
+  end
+  return refusal
+end
+
+for i = 1, count do
+  local refusal = batch[i].once and remember(batch[i].once, batch[i].id)
+  if refusal then
+    return absent(refusal)
+  end
+end
+if scripted then
+  ttl = TOKEN_MS
+  local refusal = remember(token, batch[1].id)
+  if refusal then
+    return absent(refusal)
+  end
+end
+
+local function add(call, event)
+  return call('XADD', events, number(event.id) .. '-0', 'timestamp', event.timestamp, 'kind', event.kind,
     'source', event.source, 'payload', event.payload, 'prev_hash', event.prev_hash, 'hash', event.hash)
 end
 
--- The first write decides. Redis refuses it whole when it is out of memory, read-only or cannot write its
--- log, and then lets a script that has written go on to its end.
-local first = add(batch[1])
+local first = add(redis.pcall, batch[1])
 if type(first) == 'table' and first.err then
-  local info = redis.call('EXISTS', events) == 1 and redis.call('XINFO', 'STREAM', events) or {}
-  for i = 1, #info, 2 do
-    local written = info[i] == 'last-generated-id' and tonumber(string.match(info[i + 1], '^(%d+)'))
-    if written and written > head_id then
-      return redis.error_reply('CHAINBROKEN ' .. number(head_id) .. ' ' .. number(written))
-    end
-  end
-  return first
+  return absent(cut_end() or first)
 end
 
 -- The indexes can be rebuilt from the chain, so a damaged one is reported and does not stop it.
@@ -170,35 +234,19 @@ local function index(name, id)
   end
 end
 
-local now = redis.call('TIME')
-local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
-local ms = 0
-local newest = redis.pcall('XREVRANGE', time, '+', '-', 'COUNT', 1)[1]
-if newest then
-  -- The clock may be set back; commit time is not.
-  ms = tonumber(string.match(newest[1], '^(%d+)'))
-end
-local given = string.gmatch(committed, '%d+')
-
 local answer = {'appended', batch[1].id, '', head_hash}
 for i = 1, count do
   local event = batch[i]
   if i > 1 then
-    add(event)
+    add(redis.call, event)
   end
   index(event.by_kind, number(event.id) .. '-0')
   index(event.by_source, number(event.id) .. '-0')
-  ms = math.max(ms, math.min(tonumber(given() or now_ms), now_ms))
-  index(time, number(ms) .. '-' .. number(event.id))
-  if event.once then
-    redis.call('SET', event.once, number(event.id), 'PX', ttl)
-  end
+  not_before = math.max(committed[i] or ms, not_before)
+  index(time, number(not_before) .. '-' .. number(event.id))
   if scripted then
     answer[#answer + 1] = event.hash
   end
-end
-if scripted then
-  redis.call('SET', token, number(batch[1].id), 'PX', TOKEN_MS)
 end
 answer[3] = table.concat(refused, '; ')
 return answer

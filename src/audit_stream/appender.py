@@ -21,7 +21,7 @@ from contextvars import Context
 from datetime import timedelta
 
 from audit_stream.chain import START, Event, Head
-from audit_stream.errors import AuditStreamError, ChainBroken, Pushback, Unreachable
+from audit_stream.errors import AuditStreamError, ChainBroken, Pushback, Refused, Unreachable
 from audit_stream.event import Draft
 from audit_stream.scripts import Appended, Landed, Moved, Seen
 from audit_stream.settings import FSYNC, Ack, Hashing
@@ -42,7 +42,6 @@ DEADLINE_S = 1.5
 SCRIPT_S_PER_BYTE = 2e-6
 """Allowed on top for what the script hashes; measured 0.5e-6."""
 RETRY_S = 0.02
-REPLICAS_TIMEOUT_MS = 1000
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +86,10 @@ class Appender:
         self.promised = promised
         """The newest event that a producer was told is on disk. A chain without it has lost it."""
         self._to_ask_first = 0
+        self.refusing = ""
+        """Why no append is taken now; empty when they are. Set by who watches over the server's readiness."""
+        self.failed = asyncio.Event()
+        """Set when a batch fails for a reason that concerns the next one as well."""
         # Read by /stats and /readyz.
         self.batches = 0
         self.lost_races = 0
@@ -112,6 +115,8 @@ class Appender:
         submission.committed = committed
         if self._closing:
             raise Pushback("the server is stopping; nothing was written")
+        if self.refusing:
+            raise Unreachable(f"{self.refusing}; nothing was written")
         self._waiting.put(submission)
         self._send_off()
         return await submission.settled
@@ -119,6 +124,11 @@ class Appender:
     def promise(self, head: Head) -> None:
         """Append to no chain without this event, which is on disk. Does nothing for one older than the newest."""
         if head.event_id > self.promised.event_id:
+            self.promised = head
+
+    def give_up(self, lost: Head, head: Head) -> None:
+        """Expect `head` where events up to `lost` were expected: a person has given them up."""
+        if self.promised.event_id <= lost.event_id:
             self.promised = head
 
     # --- batches
@@ -158,9 +168,13 @@ class Appender:
         self._leaving = None
         if batch:
             batch.fail(error)
-        if batch is None or isinstance(error, Unreachable):
-            # It is the same for whoever waits behind this batch: let them hear it now.
+        if isinstance(error, Unreachable):
+            # The same would happen to those that wait: they get the reason now. Nothing of theirs was sent.
+            self._waiting.fail(Unreachable(f"{error.reason}; nothing was written"))
+        elif batch is None:
             self._waiting.fail(error)
+        if not isinstance(error, Refused):
+            self.failed.set()
 
     # --- one batch
 
@@ -236,8 +250,7 @@ class Appender:
                             token=token,
                             ttl_ms=self._ttl_ms,
                             committed=committed,
-                            replicas=self._ack.replicas,
-                            replicas_timeout_ms=REPLICAS_TIMEOUT_MS,
+                            ack=self._ack,
                         )
                         if doubt and offer and isinstance(reply, Moved):
                             # Whose event moved the head? Ours, exactly when it carries our first offer's hash.
@@ -246,17 +259,19 @@ class Appender:
                                 return Landed(after.event_id)
                         return reply
                     except Unreachable as error:
-                        if not error.in_doubt:
+                        if error.settles or not (error.in_doubt or doubt):
                             raise
                         # The batch may have landed, now or when a stalled Redis wakes. The very same
                         # offer can only land once, so making it again settles which.
                         doubt = error
                         await asyncio.sleep(RETRY_S)
         except TimeoutError:
+            reason = doubt.reason if doubt else "Redis does not answer"
             raise Unreachable(
-                f"{doubt or 'Redis does not answer'}; whether the event was written is not known yet:"
+                f"{reason}; whether the event was written is not known yet:"
                 " send it again under the same idempotency key",
                 in_doubt=True,
+                reason=reason,
             ) from doubt
 
     async def _commit(
@@ -302,10 +317,11 @@ class Appender:
         if not self._ack.replicas:
             return
         if held is None:
-            held = await self._stream.replicas_hold(self._ack.replicas, REPLICAS_TIMEOUT_MS)
+            held = await self._stream.replicas_hold(self._ack)
         if held < self._ack.replicas:
             raise Unreachable(
                 f"written, but only {held} of the promised {self._ack.replicas} replicas hold it so far:"
                 " send it again under the same idempotency key",
                 in_doubt=True,
+                reason=f"only {held} of the {self._ack.replicas} replicas that AUDIT_STREAM_ACK asks for keep up",
             )

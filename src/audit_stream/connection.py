@@ -2,19 +2,30 @@
 
 import asyncio
 import re
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, NamedTuple, cast
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.connection import Connection, SSLConnection, UnixDomainSocketConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, RedisError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
 
+from audit_stream.addresses import Address, Node, parse
 from audit_stream.errors import ChainBroken, HashMismatch, Misconfigured, Unreachable
+from audit_stream.owners import (
+    Cluster,
+    FollowingConnection,
+    FollowingPool,
+    FollowingRedis,
+    FollowingSSLConnection,
+    Owner,
+    Sentinels,
+)
+from audit_stream.replies import text_of, unreachable
 
 CONNECT_TIMEOUT_S = 0.5
 READ_TIMEOUT_S = 1.5
@@ -31,41 +42,82 @@ class Clients(NamedTuple):
     """Everything that can safely be asked twice; a connection found closed is opened again."""
     tail: Redis
     """One blocking XREAD. It keeps its connection; a shared pool would starve the others."""
+    owner: Owner | None = None
+    """Who says where they lead; None where the address names the server itself."""
+    shown: str = "Redis"
+    """The address without its passwords, for messages."""
+
+    async def leave_all_but(self, node: Node) -> bool:
+        """Close the connections that lead to any other server; return whether there were any."""
+        pools = [cast("FollowingPool", client.connection_pool) for client in (self.write, self.read, self.tail)]
+        return any([await pool.leave_all_but(node) for pool in pools])
 
 
-def connect(url: str) -> Clients:
-    """Make the clients for redis:// rediss:// unix:// or redis+sentinel://host:port,host:port/master/db.
+def connect(url: str, chain: str) -> Clients:
+    """Make the clients for an address (see addresses.py); in a cluster, of the node that owns the chain's slot.
 
-    Opens no connection yet. Raises Misconfigured for a URL that cannot be read.
+    Opens no connection yet. Raises Misconfigured for an address, or a file of certificates, that cannot be read.
     """
+    address = parse(url)
+    _check_certificates(address)
+    owner: Owner | None = None
+    if address.kind == "sentinel":
+        owner = Sentinels(address)
+    elif address.kind == "cluster":
+        owner = Cluster(address, chain)
     again = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-    try:
-        return Clients(
-            write=_client(url, connections=4, socket_timeout=None, retry=_NEVER_AGAIN),
-            read=_client(url, connections=32, socket_timeout=READ_TIMEOUT_S, retry=again),
-            tail=_client(url, connections=1, socket_timeout=None, retry=_NEVER_AGAIN),
-        )
-    except (ValueError, TypeError) as error:
-        raise Misconfigured(f"the address of Redis cannot be read: {error}") from error
+    return Clients(
+        write=_client(address, owner, connections=4, socket_timeout=None, retry=_NEVER_AGAIN),
+        read=_client(address, owner, connections=32, socket_timeout=READ_TIMEOUT_S, retry=again),
+        tail=_client(address, owner, connections=1, socket_timeout=None, retry=_NEVER_AGAIN),
+        owner=owner,
+        shown=address.shown,
+    )
 
 
-def _client(url: str, *, connections: int, socket_timeout: float | None, retry: Retry) -> Redis:
+def _check_certificates(address: Address) -> None:
+    for options in (address.tls, address.sentinel_tls):
+        if options is not None:
+            try:
+                SSLConnection(**options).ssl_context.get()
+            except (OSError, ssl.SSLError, ValueError) as error:
+                files = ", ".join({value: None for name, value in options.items() if name.endswith(("certs", "file"))})
+                why = getattr(error, "strerror", None) or error
+                raise Misconfigured(
+                    f"the TLS options of the address of Redis ({files}) cannot be used: {why}"
+                ) from error
+
+
+def _client(
+    address: Address, owner: Owner | None, *, connections: int, socket_timeout: float | None, retry: Retry
+) -> Redis:
     options: dict[str, Any] = {
+        **address.login,
+        **(address.tls or {}),
         "socket_timeout": socket_timeout,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "retry": retry,
         "health_check_interval": 0,
         "protocol": 2,
         "decode_responses": False,
+        "max_connections": connections,
+        "timeout": 1,
     }
-    pooling: dict[str, Any] = {"max_connections": connections, "timeout": 1}
-    if url.startswith("redis+sentinel://"):
-        client = _behind_sentinel(url, connections, options)
+    if address.kind != "unix":
+        options["socket_keepalive"] = True
+    client: Redis
+    if owner:
+        kind = FollowingConnection if address.tls is None else FollowingSSLConnection
+        client = FollowingRedis.from_pool(FollowingPool(connection_class=kind, owner=owner, **options))
+    elif address.kind == "unix":
+        pool = BlockingConnectionPool(connection_class=UnixDomainSocketConnection, path=address.path, **options)
+        client = Redis.from_pool(pool)
     else:
-        if not url.startswith("unix://"):
-            options["socket_keepalive"] = True
-        client = Redis.from_pool(BlockingConnectionPool.from_url(url, **pooling, **options))
-    for command in ("XRANGE", "XREVRANGE", "XREAD"):
+        host, port = address.nodes[0]
+        kind_of_one = Connection if address.tls is None else SSLConnection
+        pool = BlockingConnectionPool(connection_class=kind_of_one, host=host, port=port, **options)
+        client = Redis.from_pool(pool)
+    for command in ("XRANGE", "XREVRANGE", "XREAD", "INFO"):
         client.set_response_callback(command, cast("Any", as_it_came))
     return client
 
@@ -74,77 +126,20 @@ def as_it_came(reply: Any, **_options: Any) -> Any:
     return reply
 
 
-def _behind_sentinel(url: str, connections: int, options: dict[str, Any]) -> Redis:
-    parts = urlsplit(url)
-    path = [unquote(part) for part in parts.path.split("/") if part]
-    if not path:
-        raise ValueError("redis+sentinel:// names no master: redis+sentinel://host:26379,host:26379/mymaster/0")
-    credentials, _, hosts = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
-    sentinels = []
-    for host in hosts.split(","):
-        name, _, port = host.rpartition(":") if ":" in host else (host, "", "26379")
-        sentinels.append((name, int(port)))
-    query = parse_qs(parts.query)
-    sentinel = Sentinel(
-        sentinels,
-        sentinel_kwargs={
-            "socket_timeout": READ_TIMEOUT_S,
-            "socket_connect_timeout": CONNECT_TIMEOUT_S,
-            "retry": _NEVER_AGAIN,
-            "password": query.get("sentinel_password", [None])[0],
-        },
-    )
-    client: Redis = sentinel.master_for(
-        path[0],
-        connection_pool_class=SentinelConnectionPool,
-        max_connections=connections,
-        db=int(path[1]) if len(path) > 1 else 0,
-        username=unquote(username) or None,
-        password=unquote(password) or None,
-        socket_keepalive=True,
-        **options,
-    )
-    return client
-
-
-# What Redis answers when it takes no writes for now, and what to tell the person who reads the 503.
-_NOT_NOW = {
-    "OOM": "Redis is out of memory (maxmemory reached) and takes no writes",
-    "READONLY": "Redis is read-only: it was demoted to a replica",
-    "MISCONF": "Redis cannot write its log to disk and takes no writes",
-    "NOREPLICAS": "Redis has fewer replicas than min-replicas-to-write asks for and takes no writes",
-    "MASTERDOWN": "Redis is a replica that has lost its primary",
-    "CLUSTERDOWN": "the Redis cluster is down",
-    "TRYAGAIN": "the Redis cluster is moving the chain's slot",
-    "BUSY": "Redis is held up by a script",
-    "LOADING": "Redis is loading its data",
-    "NOPERM": "Redis does not permit this user what audit-stream needs",
-    "NOAUTH": "Redis wants a password",
-    "WRONGPASS": "Redis refuses the user name or password",
-}
-
-
-# What redis-py puts in front of an error that a command in a pipeline got; its version decides about the tuple.
-_IN_PIPELINE = re.compile(r"""^Command # \d+ \(.*?\) of pipeline caused error: (\(['"])?""", re.S)
-
-
 @contextmanager
 def reaching() -> Iterator[None]:
     """Turn what redis-py raises into Unreachable, ChainBroken or HashMismatch."""
     try:
         yield
-    except AuthenticationError as error:
-        raise Unreachable(f"Redis refuses the user name or password: {error}") from error
     except ResponseError as error:
-        raise _meaning(str(error)) from error
+        raise _evidence(text_of(error)) or unreachable(error) from error
     except RuntimeError as error:
         # What uvloop raises for a write to a connection that the other side has just reset.
         if "closed" not in str(error):
             raise
         raise Unreachable(f"Redis is away: {error}", in_doubt=True) from error
     except (RedisError, OSError, TimeoutError) as error:
-        raise Unreachable(f"Redis is away: {error or type(error).__name__}", in_doubt=True) from error
+        raise unreachable(error) from error
 
 
 @asynccontextmanager
@@ -168,8 +163,8 @@ async def end(*tasks: "asyncio.Task[Any]") -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _meaning(text: str) -> Exception:
-    text = _IN_PIPELINE.sub("", text)
+def _evidence(text: str) -> ChainBroken | HashMismatch | None:
+    """What append.lua, or a key of another type, says of the chain; None for any other answer."""
     code, _, rest = text.partition(" ")
     if code == "CHAINBROKEN":
         numbers = [int(number) for number in re.findall(r"\b\d+\b", rest)]
@@ -180,15 +175,7 @@ def _meaning(text: str) -> Exception:
         return HashMismatch(f"Redis refused this replica's hash: {rest}; nothing was written")
     if "WRONGTYPE" in text:  # Redis 6.2 puts words of its own in front of a script's error
         return ChainBroken("a key of the chain holds another type than a stream", at=0)
-    # redis-py cuts the code off the errors it has a class for.
-    for word, meaning in _NOT_NOW.items():
-        if code == word or (word == "OOM" and "used memory > 'maxmemory'" in text):
-            return Unreachable(f"{meaning}: {text}")
-    if "read only replica" in text:
-        return Unreachable(f"{_NOT_NOW['READONLY']}: {text}")
-    if "max number of clients" in text:
-        return Unreachable(f"Redis takes no more connections: {text}")
-    return Unreachable(f"Redis answered {text!r}")
+    return None
 
 
 def cut_end(end: int, written: int) -> ChainBroken:

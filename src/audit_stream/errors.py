@@ -7,7 +7,10 @@ AuditStreamError
 │   └── Unpostable   the bus does not take this message; a ValueError as well
 ├── Pushback         too busy; retry after `retry_after` seconds
 ├── Unreachable      Redis is away or takes no writes; nothing is known to be written
+│   ├── Loading      it reads its data from disk; it answers when that is done
+│   └── Denied       it refuses this user, address or certificate; waiting does not help
 ├── ChainBroken      evidence of tampering: `at`, `expected`, `found`
+│   └── ChainChanged the chain is not the one that was read before: events were lost, or it is another
 ├── HashMismatch     this replica computes other hashes than Redis does; take it out of service
 └── Misconfigured    the server does not start like this; the message says what to change
     └── InUse        another process works in the data folder
@@ -62,23 +65,49 @@ class Unreachable(AuditStreamError):
 
     `in_doubt`: a write was under way and its reply is lost, so it may have landed. A retry under the
     same idempotency key is safe either way.
+    `settles`: the script had looked at the head before it was refused, so an earlier call of the same offer whose
+    answer was lost did not land either.
     """
 
     retry_after = 1
 
-    def __init__(self, detail: str, *, in_doubt: bool = False) -> None:
+    def __init__(self, detail: str, *, in_doubt: bool = False, settles: bool = False, reason: str = "") -> None:
         super().__init__(detail)
         self.in_doubt = in_doubt
+        self.settles = settles
+        self.reason = reason or detail
+        """Why, without a word on what became of the request: it is true of other requests as well."""
+
+
+class Loading(Unreachable):
+    """Redis is reading its data from disk. How long that takes depends on the data alone."""
+
+
+class Denied(Unreachable):
+    """Redis refuses what was asked, and goes on refusing until a person changes something; the message says what."""
 
 
 class ChainBroken(AuditStreamError):
     """What is stored is not the chain that was written: evidence, so nothing is built on it."""
+
+    advice = (
+        "Restore what is lost from a backup, or record the loss with `audit-stream accept-loss`;"
+        " docs/operators/lost-tail.md says how to decide"
+    )
 
     def __init__(self, detail: str, *, at: int, expected: str | None = None, found: str | None = None) -> None:
         super().__init__(detail)
         self.at = at
         self.expected = expected
         self.found = found
+
+
+class ChainChanged(ChainBroken):
+    """The chain holds another event `at`, or none, than the one that was read there before.
+
+    What was read from there back to an unknown place is not on this chain: an older backup, a replica that was
+    behind, or another chain stands in its place.
+    """
 
 
 class HashMismatch(AuditStreamError):

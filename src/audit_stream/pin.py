@@ -2,6 +2,9 @@
 
 A chain alone proves order and content. That its newest events were cut off, that it was written anew
 from some event on, or that an older backup stands in its place, only a pin shows.
+
+A pin file holds one line, `ID:HASH`. When a person has given up events of that chain (`audit-stream accept-loss`),
+a second line, `lost ID:HASH`, names the head that was given up, for the servers that still expect it.
 """
 
 import fcntl
@@ -47,32 +50,56 @@ class Pin(NamedTuple):
         return f"{what} #{self.event_id} is not the pinned one: it is not there"
 
 
+class Pinned(NamedTuple):
+    """What a pin file holds."""
+
+    pin: Pin | None
+    lost: Pin | None = None
+    """The head that was given up; events up to it are no longer expected."""
+
+    @classmethod
+    def parse(cls, text: str) -> "Pinned":
+        """Read a pin file. Raises ValueError."""
+        first, _, second = text.strip().partition("\n")
+        pin = Pin.parse(first)
+        if not second:
+            return cls(pin)
+        word, _, lost = second.partition(" ")
+        if word != "lost":
+            raise ValueError("a second line is to be: lost ID:HASH")
+        return cls(pin, Pin.parse(lost))
+
+    def __str__(self) -> str:
+        return f"{self.pin}\nlost {self.lost}\n" if self.lost else f"{self.pin}\n"
+
+
 class PinFile:
     """Remembers the last verified head between runs."""
 
-    def __init__(self, path: Path, pin: Pin | None, replacement: Replacement) -> None:
-        self._path, self.pin, self._replacement = path, pin, replacement
+    def __init__(self, path: Path, pinned: Pinned, replacement: Replacement) -> None:
+        self._path, self._pinned, self._replacement = path, pinned, replacement
+        self.pin = pinned.pin
 
     def move_to(self, head: Pin) -> None:
-        """Leaves a pin alone that a server has moved further meanwhile. Raises Misconfigured."""
+        """Leaves a pin alone that was moved further, or given up, meanwhile. Raises Misconfigured."""
         if head != self.pin:
             with _named("--pin", "cannot be written", self._path), _locked(self._path):
-                _write(_read(self._path), head, self._replacement)
+                _write(_read(self._path), head, self._pinned.lost, self._replacement)
 
 
 @contextmanager
 def pin_file(path: Path) -> Iterator[PinFile]:
     """Open the file, which need not be there yet. Raises Misconfigured when it cannot be read or written later."""
-    pin = read_pin(path, setting="--pin")
+    pinned = read_pin(path, setting="--pin")
     with ExitStack() as stack:
         # Now, not after an hour of checking.
         with _named("--pin", "cannot be written", path):
             replacement = stack.enter_context(replacing(path))
-        yield PinFile(path, pin, replacement)
+        yield PinFile(path, pinned, replacement)
 
 
-def read_pin(path: Path, *, setting: str) -> Pin | None:
-    """None where there is no file yet. Raises Misconfigured, naming the setting."""
+def read_pin(path: Path, *, setting: str) -> Pinned:
+    """Read the file, which need not be there yet. Raises Misconfigured, naming the setting."""
     with _named(setting, "cannot be read", path):
         return _read(path)
 
@@ -83,29 +110,52 @@ def check_writable(path: Path, *, setting: str) -> None:
         pass
 
 
-def advance(path: Path, head: Pin) -> Pin:
-    """Pin `head` unless a newer event is pinned, also by another process; return what is pinned then.
+def make_folder(path: Path) -> None:
+    """Make the data folder, for its owner alone, where there is none yet. Raises Misconfigured."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Misconfigured(f"AUDIT_STREAM_DATA_DIR: {path} cannot be made: {error.strerror or error}") from error
 
-    Whole or not at all, and on disk when it returns. Raises OSError, ValueError for a file that holds no
-    pin, or another event of this id.
+
+def advance(path: Path, head: Pin, *, lost: Pin | None = None) -> Pinned:
+    """Pin `head` unless a newer event is pinned, also by another process; return what the file then holds.
+
+    Does nothing when the file's `lost` is another one than the caller's: events were given up meanwhile, and `head`
+    may be one of them. Whole or not at all, and on disk when it returns. Raises OSError, ValueError for a file that
+    holds no pin, or another event of this id.
     """
     with _locked(path), replacing(path) as replacement:
-        pin = _read(path)
-        if pin and pin.event_id == head.event_id and pin.hash != head.hash:
+        pinned = _read(path)
+        pin = pinned.pin
+        if pinned.lost == lost and pin and pin.event_id == head.event_id and pin.hash != head.hash:
             raise ValueError(f"it pins another event #{pin.event_id} than the one that was appended here")
-        return _write(pin, head, replacement)
+        return _write(pinned, head, lost, replacement)
 
 
-def _read(path: Path) -> Pin | None:
-    return Pin.parse(path.read_text()) if path.exists() else None
+def give_up(path: Path, pinned: Pinned, head: Pin, *, lost: Pin) -> None:
+    """Pin `head` in place of what the file was read to hold; the only way in which a pin moves back.
+
+    Raises Misconfigured, naming the file, when it holds something else by now, or cannot be written.
+    """
+    with _named("--pin", "cannot be written", path), _locked(path), replacing(path) as replacement:
+        if _read(path) != pinned:
+            raise Misconfigured(f"--pin: {path} was moved meanwhile. Run the command again.")
+        replacement.file.write(str(Pinned(head, lost)).encode())
+        replacement.commit()
 
 
-def _write(pin: Pin | None, head: Pin, replacement: Replacement) -> Pin:
-    if pin and pin.event_id >= head.event_id:
-        return pin
-    replacement.file.write(f"{head}\n".encode())
+def _read(path: Path) -> Pinned:
+    return Pinned.parse(path.read_text()) if path.exists() else Pinned(None)
+
+
+def _write(pinned: Pinned, head: Pin, lost: Pin | None, replacement: Replacement) -> Pinned:
+    if pinned.lost != lost or (pinned.pin and pinned.pin.event_id >= head.event_id):
+        return pinned
+    moved = Pinned(head, lost)
+    replacement.file.write(str(moved).encode())
     replacement.commit()
-    return head
+    return moved
 
 
 @contextmanager

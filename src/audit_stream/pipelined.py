@@ -1,21 +1,33 @@
 """One connection to Redis for commands whose order counts: executed in the order they were sent, answered in it too."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from hiredis import pack_command
 from redis.asyncio import Redis
 from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import ResponseError
+
+from audit_stream.facts import facts_of, version_of
+from audit_stream.replies import leads_astray
 
 Command = tuple[Any, ...]
+Facts = Mapping[str, str]
+WAITAOF_SINCE = (7, 2)
 
 
 class Line(NamedTuple):
     """A connection from one connecting to the next. The pool hands out the same object again, connected anew."""
 
     connection: AbstractConnection
+    facts: Facts
+    """What the server said of itself when the connection was made."""
+
+    @property
+    def knows_waitaof(self) -> bool:
+        return version_of(self.facts) >= WAITAOF_SINCE
 
 
 class Answered(NamedTuple):
@@ -38,6 +50,8 @@ class Pipelined:
         self._newest = asyncio.Event()
         """Of the newest call: set when its answer is read, so that the next one may read its own."""
         self._newest.set()
+        self.admit: Callable[[Facts], None] = lambda facts: None
+        """Is shown what the server says of itself before a new connection is used; raises where it must not be."""
 
     async def call(self, command: Command, *, on: Line | None = None) -> Answered:
         """Send the command and return its answer; with `on`, on that line or not at all.
@@ -62,8 +76,8 @@ class Pipelined:
                 raise RedisConnectionError("the connection was lost before the answer came")
             return Answered(await line.connection.read_response(), line)
         except ResponseError as error:
-            if isinstance(error, ReadOnlyError) or "read only replica" in str(error):
-                # Demoted: the same name may lead to the new primary, but this connection never will.
+            if leads_astray(error):
+                # Demoted, cut off, or not the slot's owner: the address may lead to another server by now.
                 await self._give_up(line)
             raise
         except BaseException:
@@ -73,8 +87,41 @@ class Pipelined:
         finally:
             mine.set()
 
+    async def facts(self) -> dict[str, str]:
+        """What the server at the other end says of itself now."""
+
+        async def ask(command: Command) -> Any:
+            return (await self.call(command)).reply
+
+        return await facts_of(ask)
+
+    @property
+    def leads_to(self) -> tuple[str, int] | None:
+        """The server at the other end; None while there is no connection."""
+        connection: Any = self._line and self._line.connection
+        return (connection.host, connection.port) if connection else None
+
+    async def give_up(self) -> None:
+        """Close the connection; the next call opens another. Calls that wait for their answer lose it."""
+        if self._line:
+            await self._give_up(self._line)
+
     async def _connect(self) -> Line:
-        self._line = Line(await self._pool.get_connection())
+        connection = await self._pool.get_connection()
+
+        async def ask(command: Command) -> Any:
+            await connection.send_packed_command(pack_command(command), check_health=False)
+            return await connection.read_response()
+
+        try:
+            # The same name may lead to another server now, or to the same one with other settings.
+            facts = await facts_of(ask)
+            self.admit(facts)
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            await self._pool.release(connection)
+            raise
+        self._line = Line(connection, facts)
         return self._line
 
     async def _give_up(self, line: Line) -> None:

@@ -1,9 +1,9 @@
 """What a 201 promises, and whether the Redis behind it can keep that."""
 
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
+from audit_stream.facts import version_of
 from audit_stream.settings import Ack
 
 OLDEST = (6, 2)
@@ -26,12 +26,21 @@ class Finding(NamedTuple):
         return f"{self.setting} is {self.found}, should be {self.wanted}: {self.why}. {self.mend}"
 
 
-def judge(facts: Mapping[str, str], ack: Ack) -> list[Finding]:
-    """Compare what Redis says of itself with the promise; the worst findings first.
+def judge(
+    facts: Mapping[str, str], ack: Ack, *, trusted: Collection[str] = (), fails_over: bool = False
+) -> list[Finding]:
+    """Compare what Redis says of itself with what a 201 means; the worst findings first.
 
-    `facts` are INFO's fields and the settings of CONFIG GET; a setting that may not be read is missing.
+    `facts` are INFO's fields and the settings of CONFIG GET; a setting that may not be read is missing. With "fsync"
+    among the `trusted` the operator vouches for those. `fails_over`: a Sentinel promotes replicas by itself.
     """
-    findings = [*_server(facts), *(_disk(facts) if ack.fsync else ()), *_eviction(facts), *_replicas(facts, ack)]
+    findings = [
+        *_server(facts),
+        *(_disk(facts, vouched="fsync" in trusted) if ack.fsync else ()),
+        *_eviction(facts),
+        *_replicas(facts, ack),
+        *_failover(facts, ack, fails_over),
+    ]
     return sorted(findings, key=lambda finding: not finding.fatal)
 
 
@@ -42,13 +51,19 @@ def describe(facts: Mapping[str, str]) -> str:
 
 
 def connected_replicas(facts: Mapping[str, str]) -> int:
-    return int(facts.get("connected_slaves", "0"))
+    """Return how many replicas follow the primary; one that still waits for its first copy does not."""
+    connected = int(facts.get("connected_slaves", "0"))
+    return sum("state=online" in facts.get(f"slave{n}", "state=online") for n in range(connected))
 
 
 def _server(facts: Mapping[str, str]) -> list[Finding]:
     findings = []
-    version = facts.get("redis_version", "0.0")
-    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+    version = facts.get("redis_version", "")
+    if not version:
+        why = "what this Redis is, and whether it keeps what it is given, cannot be checked"
+        mend = "Allow this user INFO: ACL SETUSER <user> +info."
+        findings.append(Finding("version", "not readable", "6.2 or newer", why, mend, fatal=True))
+    elif version_of(facts) < OLDEST:
         why = "streams are read with exclusive bounds, which older servers do not know"
         findings.append(
             Finding("version", version, "6.2 or newer", why, "Use Redis 6.2 or newer, or any Valkey.", fatal=True)
@@ -61,7 +76,7 @@ def _server(facts: Mapping[str, str]) -> list[Finding]:
     return findings
 
 
-def _disk(facts: Mapping[str, str]) -> list[Finding]:
+def _disk(facts: Mapping[str, str], *, vouched: bool) -> list[Finding]:
     findings = []
     wanted = {
         "appendonly": ("yes", "without the append-only file nothing reaches the disk"),
@@ -75,8 +90,13 @@ def _disk(facts: Mapping[str, str]) -> list[Finding]:
         found = known.get(setting)
         if found == value or (found is None and setting == "no-appendfsync-on-rewrite"):
             continue
+        if found is None and vouched:
+            continue
         if found is None:
-            mend = "Allow this user CONFIG GET, or state the weaker promise: AUDIT_STREAM_ACK=memory."
+            mend = (
+                "Allow this user CONFIG GET. Where the provider hides it and vouches for the disk, set"
+                " AUDIT_STREAM_TRUST_REDIS=fsync; where it does not, AUDIT_STREAM_ACK=memory."
+            )
             findings.append(Finding(setting, "not readable", value, why, mend, fatal=True))
         else:
             mend = f"CONFIG SET {setting} {value}, and the same in its configuration file."
@@ -110,3 +130,16 @@ def _replicas(facts: Mapping[str, str], ack: Ack) -> list[Finding]:
     why = f"AUDIT_STREAM_ACK={ack} waits for {ack.replicas} before each 201"
     mend = "Connect the replicas (REPLICAOF), or lower the promise."
     return [Finding("replicas", str(connected), f"{ack.replicas} or more", why, mend, fatal=False)]
+
+
+def _failover(facts: Mapping[str, str], ack: Ack, fails_over: bool) -> list[Finding]:
+    if ack.replicas or not (fails_over or connected_replicas(facts)):
+        return []
+    why = "a failover loses the events that no replica has yet, after their 201"
+    mend = (
+        f"Set AUDIT_STREAM_ACK={ack},replicas=1; min-replicas-to-write 1 in Redis also ends a split brain."
+        " docs/operators/durability.md compares them."
+    )
+    return [
+        Finding("failover", f"possible, with AUDIT_STREAM_ACK={ack}", "covered by replicas=N", why, mend, fatal=False)
+    ]

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from redis.asyncio import Redis
 from redis.exceptions import NoScriptError
 
 from audit_stream.chain import Head
-from audit_stream.pipelined import Pipelined
+from audit_stream.pipelined import Answered, Line, Pipelined
+from audit_stream.settings import Ack
 
 _HERE = Path(__file__).parent
 
@@ -28,7 +29,15 @@ def source(name: str) -> str:
 @cache
 def append_script() -> tuple[str, str]:
     """Return append.lua with sha256.lua in front of it, and the SHA-1 Redis knows it by."""
-    text = source("sha256") + source("append")
+    return _with_name(source("sha256") + source("append"))
+
+
+@cache
+def _read_end_script() -> tuple[str, str]:
+    return _with_name(source("read_end"))
+
+
+def _with_name(text: str) -> tuple[str, str]:
     return text, sha1(text.encode()).hexdigest()
 
 
@@ -79,6 +88,12 @@ class Landed(NamedTuple):
     first_id: int
 
 
+class Ready(NamedTuple):
+    """The dry run found nothing that would refuse an append."""
+
+    head: Head
+
+
 async def append(
     redis: Pipelined,
     events_key: bytes,
@@ -90,12 +105,11 @@ async def append(
     promised: Head,
     ttl_ms: int,
     committed: Sequence[int] = (),
-    replicas: int = 0,
-    replicas_timeout_ms: int = 0,
-) -> Appended | Moved | Seen | Landed:
-    """Call append.lua; with `replicas`, wait on the same connection until that many hold the write.
+) -> tuple[Appended | Moved | Seen | Landed, Line]:
+    """Call append.lua; return its answer and the line that it came on.
 
-    Loads the script when Redis does not know it (restart, failover, SCRIPT FLUSH). Raises what redis-py raises.
+    `committed` are the commit times to restore, in Unix milliseconds, one per event; without them it is now.
+    Raises what redis-py raises.
     """
     keys: list[bytes] = [events_key, time_key, token_key]
     argv: list[bytes | int] = [*believed, *promised, ttl_ms, b",".join(b"%d" % ms for ms in committed)]
@@ -103,31 +117,65 @@ async def append(
         keys += (event.kind_key, event.source_key, event.once_key) if event.once_key else event[6:8]
         argv += event[:6]
         argv.append(b"1" if event.once_key else b"")
-    text, sha = append_script()
-    try:
-        answered = await redis.call(("EVALSHA", sha, len(keys), *keys, *argv))
-    except NoScriptError:
-        answered = await redis.call(("EVAL", text, len(keys), *keys, *argv))
-    reply = answered.reply
+    reply, line = await _append_lua(redis, keys, argv)
     match reply[0]:
         case b"appended":
-            held = 0
-            if replicas:
-                # WAIT speaks of the writes of the connection that it comes on.
-                held = int((await redis.call(("WAIT", replicas, replicas_timeout_ms), on=answered.line)).reply)
-            return Appended(reply[1], reply[2].decode(), reply[3], reply[4:], held)
+            return Appended(reply[1], reply[2].decode(), reply[3], reply[4:], 0), line
         case b"moved":
-            return Moved(Head(reply[1], reply[2]))
+            return Moved(Head(reply[1], reply[2])), line
         case b"seen":
-            return Seen({position - 1: event_id for position, event_id in zip(reply[1::2], reply[2::2], strict=True)})
+            positions = zip(reply[1::2], reply[2::2], strict=True)
+            return Seen({position - 1: event_id for position, event_id in positions}), line
         case b"landed":
-            return Landed(reply[1])
+            return Landed(reply[1]), line
     raise RuntimeError(f"append.lua answered {reply!r}")
 
 
+async def dry_run(redis: Pipelined, events_key: bytes, time_key: bytes, token_key: bytes, *, promised: Head) -> Ready:
+    """Go the way of an append without writing anything; raises what would be raised for an event."""
+    reply, _ = await _append_lua(redis, [events_key, time_key, token_key], [0, b"", *promised, 0, b""])
+    return Ready(Head(reply[1], reply[2]))
+
+
+async def _append_lua(redis: Pipelined, keys: Sequence[bytes], argv: Sequence[bytes | int]) -> Answered:
+    """Loads the script when Redis does not know it (restart, failover, SCRIPT FLUSH)."""
+    text, sha = append_script()
+    try:
+        return await redis.call(("EVALSHA", sha, len(keys), *keys, *argv))
+    except NoScriptError:
+        return await redis.call(("EVAL", text, len(keys), *keys, *argv))
+
+
+async def wait_for_replicas(redis: Pipelined, ack: Ack, timeout_ms: int, *, on: Line) -> int:
+    """Wait until the replicas that `ack` names hold what was written on the line; return how many do.
+
+    They hold it on their disks where a 201 means a disk and the server knows WAITAOF, else in their memory.
+    """
+    if ack.fsync and on.knows_waitaof:
+        (_, held), _ = await redis.call(("WAITAOF", 1, ack.replicas, timeout_ms), on=on)
+    else:
+        held, _ = await redis.call(("WAIT", ack.replicas, timeout_ms), on=on)
+    return int(held)
+
+
+async def read_end(
+    redis: Redis, events_key: bytes, indexes: Sequence[bytes], *, after: int, count: int
+) -> tuple[list[Any], bytes, list[tuple[int, bytes]]]:
+    """Call read_end.lua: up to `count` entries after event `after`, the highest entry id that the chain ever had,
+    and of each index its length (-1 where it is not a stream) and its newest entry id.
+    """
+    text, sha = _read_end_script()
+    keys_and_arguments = (1 + len(indexes), events_key, *indexes, after, count)
+    try:
+        reply = await redis.execute_command("EVALSHA", sha, *keys_and_arguments)
+    except NoScriptError:
+        reply = await redis.execute_command("EVAL", text, *keys_and_arguments)
+    entries, last_id, *about = reply
+    return entries, last_id, list(zip(about[::2], about[1::2], strict=True))
+
+
 async def probe(redis: Redis) -> bool:
-    """Whether Redis runs our scripts: it takes append.lua, and computes SHA-256 right."""
-    await redis.script_load(append_script()[0])
+    """Whether Redis runs our Lua, and it computes SHA-256 right."""
     text = source("sha256") + "return sha256(ARGV[1])"
     return bool(await redis.execute_command("EVAL", text, 0, b"") == _EMPTY)
 

@@ -11,9 +11,11 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from audit_stream.addresses import parse as parse_address
 from audit_stream.errors import Misconfigured
 from audit_stream.kinds import with_extra
 
+TRUSTABLE = ("fsync",)
 Hashing = Literal["checked", "script"]
 Network = IPv4Network | IPv6Network
 LogForm = Literal["auto", "json", "text"]
@@ -47,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hashing: Hashing = "checked"
     max_event_bytes: int = 256 * 1024
     idempotency_ttl: timedelta = timedelta(hours=24)
+    trust_redis: frozenset[str] = frozenset()
     pin: Path | None = None
     tokens: Path | None = None
     requests_per_second: int | None = None
@@ -55,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     forwarded_allow_ips: tuple[Network, ...] = ()
-    verify_every: timedelta | None = None
+    verify_every: timedelta | None = timedelta(minutes=10)
     verify_whole_every: timedelta = timedelta(hours=24)
     log: LogForm = "auto"
     otel: bool = False
@@ -88,8 +91,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             text = environ.get(name, "").strip()
             if text and variable.field not in found:
                 found[variable.field] = variable.parse(name, text)
+        has_folder = "data_dir" in found
         found.setdefault("data_dir", default_data_dir(environ))
-        return cls(**found)
+        settings = cls(**found)
+        if "pin" not in found and settings.ack.fsync and (has_folder or settings.redis_url is None):
+            return msgspec.structs.replace(settings, pin=settings.data_dir / f"{settings.chain}.pin")
+        return settings
 
 
 def default_data_dir(environ: Mapping[str, str]) -> Path:
@@ -111,15 +118,19 @@ def _text(_name: str, text: str) -> str:
 
 
 def _redis_url(name: str, text: str) -> str:
-    if not re.match(r"(rediss?|redis\+sentinel)://.|unix://", text):
-        raise Misconfigured(
-            f"{name}: {text!r} is no address of a Redis; it starts with redis://, rediss://, unix:// or redis+sentinel://"
-        )
+    try:
+        parse_address(text)
+    except Misconfigured as error:
+        raise Misconfigured(f"{name}: {error}") from error
     return text
 
 
 def _path(_name: str, text: str) -> Path:
     return Path(text).expanduser().absolute()
+
+
+def _path_or_off(name: str, text: str) -> Path | None:
+    return None if text == "off" else _path(name, text)
 
 
 def _whole(low: int, high: int) -> Any:
@@ -155,6 +166,12 @@ def _ack(name: str, text: str) -> Ack:
         else:
             raise Misconfigured(f"{name}: {text!r} is no promise; use fsync or memory, and replicas=N on top")
     return Ack(fsync, replicas)
+
+
+def _trust(name: str, text: str) -> frozenset[str]:
+    if text not in TRUSTABLE:
+        raise Misconfigured(f"{name}: {text!r} is nothing to vouch for; use {', '.join(TRUSTABLE)}, or leave it out")
+    return frozenset({text})
 
 
 def _one_of(literal: Any) -> Any:
@@ -217,17 +234,27 @@ VARIABLES: dict[str, Variable] = {
         "redis_url",
         _redis_url,
         "an embedded Valkey",
-        "Redis that holds the chain: redis:// rediss:// unix:// redis+sentinel://host:port,host:port/master/0",
+        "Redis that holds the chain: redis:// rediss:// unix:// redis+sentinel:// redis+cluster://;"
+        " see docs/operators/connections.md",
     ),
     "REDIS_URL": Variable("redis_url", _redis_url, "", "the same, where a platform sets this name"),
     "AUDIT_STREAM_DATA_DIR": Variable(
-        "data_dir", _path, "~/.local/share/audit-stream", "where the embedded Valkey keeps its data"
+        "data_dir",
+        _path,
+        "~/.local/share/audit-stream",
+        "where the embedded Valkey keeps its data, and the server its pin",
     ),
     "HOST": Variable("host", _text, "127.0.0.1", "address to listen on; with tokens 0.0.0.0 when left out"),
     "PORT": Variable("port", _whole(0, 65535), "8093", "port to listen on; 0 takes a free one"),
     "AUDIT_STREAM_CHAIN": Variable("chain", _chain, "audit", "name of the chain, the hash tag of all its keys"),
     "AUDIT_STREAM_KINDS": Variable("kinds", _kinds, "none", "extra kinds, separated by commas"),
     "AUDIT_STREAM_ACK": Variable("ack", _ack, "fsync", "what a 201 means: fsync or memory, with ,replicas=N on top"),
+    "AUDIT_STREAM_TRUST_REDIS": Variable(
+        "trust_redis",
+        _trust,
+        "",
+        "fsync: you vouch that this Redis syncs each write to disk, where it hides its settings (CONFIG)",
+    ),
     "AUDIT_STREAM_HASHING": Variable(
         "hashing",
         _one_of(Hashing),
@@ -241,7 +268,11 @@ VARIABLES: dict[str, Variable] = {
         "idempotency_ttl", _duration, "24h", "how long an idempotency key is remembered"
     ),
     "AUDIT_STREAM_PIN": Variable(
-        "pin", _path, "", "file outside Redis that remembers the newest event; a chain without it is refused"
+        "pin",
+        _path_or_off,
+        "CHAIN.pin in the data folder",
+        "file outside Redis that remembers the newest event, so that a chain without it is refused; off: none."
+        " With a given Redis the default needs AUDIT_STREAM_DATA_DIR",
     ),
     "AUDIT_STREAM_TOKENS": Variable(
         "tokens", _path, "", "TOML file of tokens; with one, every request but a look at its health needs a token"
@@ -268,8 +299,8 @@ VARIABLES: dict[str, Variable] = {
     "AUDIT_STREAM_VERIFY_EVERY": Variable(
         "verify_every",
         _duration_or_off,
-        "off",
-        "how often to verify what is new in the background: 10m; off: only when asked",
+        "10m",
+        "how often to verify what is new in the background; off: only when asked",
     ),
     "AUDIT_STREAM_VERIFY_WHOLE_EVERY": Variable(
         "verify_whole_every", _duration, "24h", "how often the background verifies the whole chain"

@@ -4,7 +4,7 @@ The events stream alone is the truth; the index streams beside it can be rebuilt
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from time import perf_counter
@@ -15,10 +15,12 @@ from redis.exceptions import RedisError, ResponseError, WatchError
 from audit_stream import scripts
 from audit_stream.chain import START, Event, Head, quoted
 from audit_stream.connection import READ_TIMEOUT_S, Clients, connect, reaching, reading
-from audit_stream.errors import ChainBroken
+from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import Draft, is_readable
-from audit_stream.pipelined import Pipelined
+from audit_stream.facts import facts_of
+from audit_stream.pipelined import Line, Pipelined
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
+from audit_stream.settings import FSYNC, Ack
 from audit_stream.tally import Tally
 
 FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
@@ -27,8 +29,11 @@ FIELDS = [b"timestamp", b"kind", b"source", b"payload", b"prev_hash", b"hash"]
 LAST_SEQUENCE = 2**64 - 1
 """The id behind every other that begins with the same number ends so."""
 
+REPLICAS_TIMEOUT_MS = 1000
 RUN_GAP = 8
 """Commit times of events so near to each other are read in one go, those between included."""
+VERDICT_BYTES = 4096
+"""No verdict is longer."""
 
 NOTHING = Head(0, b"")
 """No belief, for the script to hash; no promise given yet."""
@@ -64,6 +69,11 @@ class Keys(NamedTuple):
     def verifier(self) -> bytes:
         """Names the server that verifies in the background."""
         return b"{%b}:verifier" % self.chain.encode()
+
+    @property
+    def verdict(self) -> bytes:
+        """The last verdict of any server, so that a known break outlives them all."""
+        return b"{%b}:verdict" % self.chain.encode()
 
     def rebuilt(self, token: bytes, key: bytes) -> bytes:
         """Where the index that is to stand at `key` grows until it is whole."""
@@ -103,7 +113,8 @@ class Stream:
     """One chain. Raises Unreachable when Redis is away, ChainBroken when a key or an entry is not ours."""
 
     def __init__(self, clients: Clients, chain: str, tally: Tally | None = None) -> None:
-        self._write, self._read, self._tail = clients
+        self._clients = clients
+        self._write, self._read, self._tail = clients.write, clients.read, clients.tail
         self._appends = Pipelined(self._write)
         self._tally = tally or Tally()
         self.keys = Keys(chain)
@@ -113,7 +124,7 @@ class Stream:
 
     @classmethod
     def at(cls, url: str, chain: str = "audit", tally: Tally | None = None) -> "Stream":
-        return cls(connect(url), chain, tally)
+        return cls(connect(url, chain), chain, tally)
 
     async def close(self) -> None:
         for client in (self._tail, self._write, self._read):
@@ -131,14 +142,13 @@ class Stream:
         promised: Head = NOTHING,
         token: bytes,
         ttl_ms: int,
-        replicas: int,
-        replicas_timeout_ms: int,
         committed: Sequence[int] = (),
+        ack: Ack = FSYNC,
     ) -> Appended | Moved | Seen | Landed:
         """Link the drafts as one batch: with hashes offered for the head `believed`, or hashed by the script.
 
-        `committed`, Unix milliseconds, one for each draft, stands for now: for what is restored.
         Refused with ChainBroken when the chain does not reach to `promised`, or holds another event there.
+        `committed` are commit times to restore, in Unix milliseconds, one per draft.
         """
         batch = []
         for draft, offered in zip(drafts, hashes or [b""] * len(drafts), strict=True):
@@ -147,7 +157,7 @@ class Stream:
             batch.append(Linked(*draft[:4], text, offered, kind_key, source_key, once_key))
         began = perf_counter()
         with reaching():
-            reply = await scripts.append(
+            reply, line = await scripts.append(
                 self._appends,
                 self.keys.events,
                 self.keys.time,
@@ -157,9 +167,9 @@ class Stream:
                 promised=promised,
                 ttl_ms=ttl_ms,
                 committed=committed,
-                replicas=replicas,
-                replicas_timeout_ms=replicas_timeout_ms,
             )
+        if ack.replicas and isinstance(reply, Appended):
+            reply = reply._replace(replicas=await self._replicas_with(ack, line))
         self._tally.redis_append_seconds.observe(perf_counter() - began)
         return reply
 
@@ -228,21 +238,14 @@ class Stream:
     async def end(self, after: int, *, count: int, indexes: Sequence[bytes] = ()) -> End:
         """Read up to `count` events behind `after`, the highest id ever written and how indexes end, in one step."""
         async with self._reading():
-            async with self._read.pipeline(transaction=True) as pipeline:
-                pipeline.execute_command("XRANGE", self.keys.events, b"(%d-0" % after, "+", "COUNT", count)
-                pipeline.xinfo_stream(self.keys.events)
-                for key in indexes:
-                    pipeline.execute_command("XLEN", key)
-                    pipeline.execute_command("XREVRANGE", key, "+", "-", "COUNT", 1)
-                entries, info, *about = await pipeline.execute(raise_on_error=False)
-            if isinstance(entries, ResponseError):
-                raise entries
-        # Of a stream that is not there, XINFO is an error: then nothing was ever written.
-        written = 0 if isinstance(info, ResponseError) else int(info["last-generated-id"].partition(b"-")[0])
-        found = [(-1, 0) if isinstance(n, ResponseError) else (n, 0) for n in about[::2]]
-        for place, newest in enumerate(about[1::2]):
-            if newest and not isinstance(newest, ResponseError):
-                found[place] = (found[place][0], self._event_id(indexes[place], newest[0][0]))
+            entries, last_id, about = await scripts.read_end(
+                self._read, self.keys.events, indexes, after=after, count=count
+            )
+        written = int(last_id.partition(b"-")[0] or 0)
+        found = [
+            (length, self._event_id(key, newest) if newest else 0)
+            for key, (length, newest) in zip(indexes, about, strict=True)
+        ]
         return End(_page(entries), written, found)
 
     # --- indexes
@@ -270,8 +273,8 @@ class Stream:
         return [event_id for event_id, reply in zip(event_ids, replies, strict=True) if reply]
 
     async def lengths(self, keys: Sequence[bytes]) -> list[int]:
-        """How many entries each of these streams holds, all read at once."""
-        async with self._reading(), self._read.pipeline(transaction=True) as pipeline:
+        """How many entries each of these streams holds."""
+        async with self._reading(), self._read.pipeline(transaction=False) as pipeline:
             for key in keys:
                 pipeline.xlen(key)
             return list(await pipeline.execute())
@@ -364,6 +367,8 @@ class Stream:
     async def index_keys(self) -> list[bytes]:
         """The keys of every kind and source index that is there."""
         with reaching():
+            # No node of a cluster says that it is the wrong one for SCAN; for a key it does.
+            await self._read.exists(self.keys.events)
             pattern = b"{%b}:" % self.keys.chain.encode()
             return [
                 key
@@ -373,34 +378,78 @@ class Stream:
 
     # --- the server behind it
 
+    @property
+    def where(self) -> str:
+        """The address of the Redis, without its passwords."""
+        return self._clients.shown
+
+    async def follow_owner(self) -> bool:
+        """Ask the sentinels or the cluster who takes the chain's writes now, and leave every other server.
+
+        Returns whether a connection led to another one. An address that names its server has nobody to ask: False.
+        """
+        owner = self._clients.owner
+        if owner is None:
+            return False
+        async with reading():
+            node = await owner.locate()
+            # First, and whole: a call that came meanwhile would connect the same line anew, and what it carried
+            # to the old server would be taken for written to the new one.
+            astray = self._appends.leads_to not in (None, node)
+            if astray:
+                await self._appends.give_up()
+            return await self._clients.leave_all_but(node) or astray
+
     async def facts(self) -> dict[str, str]:
-        """What the Redis says of itself: INFO, and those settings that a promise depends on.
+        """What the Redis says of itself: INFO's fields, and the settings that durability depends on.
 
         A setting that this user may not read is left out.
         """
         async with self._reading():
-            info = await self._read.info()
-            facts = {name: str(value) for name, value in info.items()}
-            for setting in _SETTINGS:
-                try:
-                    reply = await self._read.config_get(setting)
-                except ResponseError:
-                    continue
-                facts.update({_text(name): _text(value) for name, value in reply.items()})
-        return facts
+            return await facts_of(lambda command: self._read.execute_command(*command))
 
     async def runs_scripts(self) -> bool:
         """Whether Redis runs our Lua and it computes SHA-256 right."""
         async with self._reading():
             return await scripts.probe(self._read)
 
-    async def replicas_hold(self, replicas: int, timeout_ms: int) -> int:
+    async def replicas_hold(self, ack: Ack) -> int:
         """How many replicas hold everything that was written before this call."""
         with reaching():
-            async with asyncio.timeout(timeout_ms / 1000 + READ_TIMEOUT_S), self._write.client() as connection:
-                # WAIT speaks of the writes of its own connection; this one is behind all that count.
-                await connection.set(self.keys.batch(b"fence"), b"", px=60_000)
-                return int(await connection.execute_command("WAIT", replicas, timeout_ms))
+            # WAIT speaks of the writes of its own connection; this one comes after all that count.
+            fence = ("SET", self.keys.batch(b"fence"), b"", "PX", 60_000)
+            _, line = await self._appends.call(fence)
+        return await self._replicas_with(ack, line)
+
+    async def _replicas_with(self, ack: Ack, line: Line) -> int:
+        """How many replicas hold what was written on the line. Whatever goes wrong here, it is written."""
+        try:
+            with reaching():
+                async with asyncio.timeout(REPLICAS_TIMEOUT_MS / 1000 + READ_TIMEOUT_S):
+                    return await scripts.wait_for_replicas(self._appends, ack, REPLICAS_TIMEOUT_MS, on=line)
+        except Unreachable as error:
+            detail = f"written, but how many replicas hold it is not known: {error}"
+            raise Unreachable(detail, in_doubt=True, reason=error.reason) from error
+
+    async def dry_run(self, promised: Head = NOTHING) -> Head:
+        """Go the way of an append without writing anything; return the head.
+
+        Raises Unreachable or ChainBroken, as an append would now.
+        """
+        with reaching():
+            ready = await scripts.dry_run(
+                self._appends, self.keys.events, self.keys.time, self.keys.batch(b"probe"), promised=promised
+            )
+        return ready.head
+
+    async def facts_of_writer(self) -> dict[str, str]:
+        """What the Redis that takes appends says of itself now: see `facts`."""
+        with reaching():
+            return await self._appends.facts()
+
+    def admit_writers(self, admit: Callable[[Mapping[str, str]], None]) -> None:
+        """Show the facts of each server that is to take appends to `admit`, which raises where it must not."""
+        self._appends.admit = admit
 
     async def type_of(self, key: bytes) -> str:
         """What Redis holds at the key: stream, string, none …"""
@@ -439,6 +488,29 @@ class Stream:
                 await pipeline.execute()
             except WatchError:
                 return False  # it ran out in this moment
+        return True
+
+    # --- what was last found
+
+    async def verdict(self) -> bytes:
+        """The text at the key of the last verdict, cut to VERDICT_BYTES; empty when there is none."""
+        async with self._reading():
+            return await _short_text(self._read, self.keys.verdict)
+
+    async def exchange_verdict(self, decide: Callable[[bytes], bytes | None]) -> bool:
+        """Give `decide` that text and put what it returns in its place; False when another server was first."""
+        key = self.keys.verdict
+        async with self._reading(), self._read.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(key)
+            text = decide(await _short_text(pipeline, key))
+            if text is None:
+                return True
+            pipeline.multi()
+            pipeline.set(key, text)
+            try:
+                await pipeline.execute()
+            except WatchError:
+                return False
         return True
 
     # --- rebuilding the indexes
@@ -499,6 +571,60 @@ class Stream:
             for start in range(0, len(keys), 1000):
                 await self._write.unlink(*keys[start : start + 1000])
 
+    # --- after a loss
+
+    async def forget_lost_keys(self) -> int:
+        """Forget idempotency keys that name an event behind the head; return how many there were.
+
+        Their events are lost, and a producer that sends one again is to have it stored.
+        """
+        count = 0
+        with reaching():
+            pattern = _literally(self.keys.once(b"")) + b"*"
+            names: list[bytes] = []
+            async for name in self._read.scan_iter(match=pattern, count=1000):
+                names.append(name)
+                if len(names) == 1000:
+                    count += await self._forget_lost(names)
+                    names = []
+            return count + await self._forget_lost(names)
+
+    async def _forget_lost(self, names: Sequence[bytes]) -> int:
+        values = await self._read.mget(names) if names else []
+        # Asked after the keys: a key is written with its event, so one that names a later event has lost it.
+        head = (await self.head()).event_id
+        lost = [name for name, value in zip(names, values, strict=True) if value and int(value) > head]
+        if lost:
+            await self._write.unlink(*lost)
+        return len(lost)
+
+    async def end_at(self, head: Head) -> None:
+        """Have Redis give the id behind `head` next, whatever ids were given before to events that are gone.
+
+        Raises ChainBroken when the chain does not end with this event, Unreachable when it moves meanwhile.
+        """
+        async with self._reading(), self._write.pipeline(transaction=True) as pipeline:
+            await pipeline.watch(self.keys.events)
+            ask = cast("Callable[..., Awaitable[list[Any]]]", pipeline.execute_command)
+            last = _page(await ask("XREVRANGE", self.keys.events, "+", "-", "COUNT", 1)).unbroken()
+            if (Head(last[0].event_id, last[0].hash) if last else START) != head:
+                raise ChainBroken(f"the chain no longer ends with event #{head.event_id}", at=head.event_id)
+            info = await self._read.xinfo_stream(self.keys.events)
+            pipeline.multi()
+            if last:
+                last_id = b"%d-0" % head.event_id
+                if "max-deleted-entry-id" in info:
+                    # Valkey does not go below an id that XDEL has removed, so that mark is set back first.
+                    bound = (info["last-generated-id"], "ENTRIESADDED", head.event_id, "MAXDELETEDID", last_id)
+                    pipeline.execute_command("XSETID", self.keys.events, *bound)
+                pipeline.execute_command("XSETID", self.keys.events, last_id)
+            else:
+                pipeline.unlink(self.keys.events)
+            try:
+                await pipeline.execute()
+            except WatchError as error:
+                raise Unreachable("somebody else writes to this chain; run the command again") from error
+
 
 class Swap(NamedTuple):
     """The last step of rebuilding the indexes."""
@@ -511,7 +637,15 @@ class Swap(NamedTuple):
     """Old indexes that have no successor."""
 
 
-_SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+async def _short_text(client: Any, key: bytes) -> bytes:
+    try:
+        # Not GET: anyone who can write to Redis decides how long it is.
+        text: bytes = await client.getrange(key, 0, VERDICT_BYTES - 1)
+    except ResponseError as error:
+        if "WRONGTYPE" not in str(error):
+            raise
+        return b"(not a string)"
+    return text
 
 
 def _text(value: Any) -> str:

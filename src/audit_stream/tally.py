@@ -12,7 +12,7 @@ import struct
 import sys
 import tempfile
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
 
@@ -51,7 +51,7 @@ _FIRST_EVENTS = _at
 
 # In front of the numbers: a token, a note with its length in front, and the sources with theirs.
 _TOKEN_BYTES = 16
-_NOTE_AT, _NOTE_BYTES = _TOKEN_BYTES, 4096
+_NOTE_AT, _NOTE_BYTES = _TOKEN_BYTES, 16_384
 _COUNT_AT = _NOTE_AT + _NOTE_BYTES
 _NAMES_AT, _NAME_BYTES = _COUNT_AT + 8, 2 + 4 * 256
 _NUMBERS_AT = -(-(_NAMES_AT + MAX_SOURCES * _NAME_BYTES) // 8) * 8
@@ -130,15 +130,19 @@ class Board:
     @property
     def note(self) -> bytes:
         with self._alone():
-            (length,) = struct.unpack_from("I", self._memory, _NOTE_AT)
-            return bytes(self._memory[_NOTE_AT + 4 : _NOTE_AT + 4 + length])
+            return self._read_note()
 
-    @note.setter
-    def note(self, text: bytes) -> None:
-        if len(text) > _NOTE_BYTES - 4:
-            raise ValueError(f"a note of {len(text)} bytes is too long")
+    def change_note(self, change: Callable[[bytes], bytes]) -> None:
+        """Put what `change` makes of the note in its place. No other process changes it in between."""
         with self._alone():
+            text = change(self._read_note())
+            if len(text) > _NOTE_BYTES - 4:
+                raise ValueError(f"a note of {len(text)} bytes is too long")
             struct.pack_into(f"I{len(text)}s", self._memory, _NOTE_AT, len(text), text)
+
+    def _read_note(self) -> bytes:
+        (length,) = struct.unpack_from("I", self._memory, _NOTE_AT)
+        return bytes(self._memory[_NOTE_AT + 4 : _NOTE_AT + 4 + length])
 
     # --- sources
 

@@ -44,3 +44,15 @@ def instant(text: str, *, field: str) -> datetime:
         return datetime.fromisoformat(whole + rest).astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise Refused(f"{field}: {text!r} is out of range", field=field) from error
+
+
+def ago(seconds: float) -> str:
+    """Say how long ago something was: `just now`, `3 min ago`, `5 h ago`, `2 days ago`."""
+    minutes = int(seconds // 60)
+    if minutes < 1:
+        return "just now"
+    if minutes < 60:
+        return f"{minutes} min ago"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h ago"
+    return f"{minutes // (24 * 60)} days ago"

@@ -1,115 +1,28 @@
 """Verifying in the background: what is new every few minutes, all of it once a day.
 
-The verdict stays in this server and its workers. Redis is what is being checked, so nothing that it holds can
-speak for it; all that is kept there is a lease, so that of many replicas one walks at a time.
+Of many replicas one walks at a time: the one that holds the lease, a key in Redis. What it may leave out of a walk
+depends on its own walks alone (see `verdicts`).
 """
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
 from datetime import timedelta
 from time import time
 
-import msgspec
-
-from audit_stream.chain import START, Head, Verdict, verify
+from audit_stream.chain import Head, Verdict, verify
 from audit_stream.connection import end
 from audit_stream.errors import AuditStreamError, ChainBroken, Unreachable
 from audit_stream.stream import Stream
-from audit_stream.tally import Tally
-from audit_stream.verifier import Report, Walk, Walking
+from audit_stream.verdicts import Verdicts
+from audit_stream.verifier import Walk, Walking
 
 LEASE_S = 30.0
 """When the replica that walks is gone, another one takes over after so long."""
-REASON_LENGTH = 500
+FIRST_WALK_AFTER_S = 10.0
+"""A server that has just started, or has just taken over, answers its clients before it walks."""
 
 log = logging.getLogger(__name__)
-
-
-class LastVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What this server found when it last verified."""
-
-    valid: bool | None
-    """None when the newest attempt could not tell. A break stays one until a whole walk holds."""
-    head: tuple[int, str] = (0, START.hash.decode())
-    """Up to here the chain held."""
-    checked: int = 0
-    first_break_at: int | None = None
-    reason: str | None = None
-    at: float
-    """When it was found, in seconds since 1970; not when an attempt failed."""
-    whole_at: float | None = None
-    """When all of the chain was last checked and held."""
-    took_s: float = 0.0
-
-
-class Verdicts:
-    """The newest verdict of a server, shared by its workers."""
-
-    def __init__(self, tally: Tally, on_intact: Callable[[Head], None] | None = None) -> None:
-        """`on_intact` is told the head of each chain that was found whole, from its first event to its end."""
-        self._tally, self._on_intact = tally, on_intact
-
-    @property
-    def last(self) -> LastVerdict | None:
-        note = self._tally.board.note
-        return msgspec.json.decode(note, type=LastVerdict) if note else None
-
-    def found(self, report: Report, whole: bool) -> None:
-        """Keep the verdict. One on a part of the chain says that all is well only where all was well before."""
-        verdict, last, now = report.verdict, self.last, time()
-        self._tally.verified("valid" if verdict.valid else "broken")
-        whole_at = last.whole_at if last else None
-        if verdict.valid:
-            broken_before = last is not None and last.valid is False
-            if broken_before and not whole:
-                return
-            if last and broken_before:
-                log.warning("the chain holds again; it was broken at event #%s: %s", last.first_break_at, last.reason)
-            whole_at = now if whole else whole_at
-            if whole and self._on_intact:
-                self._on_intact(verdict.head)
-        elif not last or (last.first_break_at, last.reason) != (verdict.first_break_at, _short(verdict.reason)):
-            log.error(
-                "the chain is broken at event #%s: %s",
-                verdict.first_break_at,
-                verdict.reason,
-                extra={"event_id": verdict.first_break_at, "reason": verdict.reason},
-            )
-        self._keep(
-            LastVerdict(
-                valid=verdict.valid,
-                head=(verdict.head.event_id, verdict.head.hash.decode(errors="replace")[:64]),
-                checked=verdict.checked,
-                first_break_at=verdict.first_break_at,
-                reason=_short(verdict.reason),
-                at=now,
-                whole_at=whole_at,
-                took_s=report.took_s,
-            )
-        )
-
-    def asked_for(self, report: Report, whole: bool) -> None:
-        """Keep what somebody's walk found: that all of the chain holds, or that some of it does not."""
-        if whole or not report.verdict.valid:
-            self.found(report, whole)
-
-    def cannot_tell(self, error: AuditStreamError) -> None:
-        self._tally.verified("unknown")
-        log.warning("whether the chain holds could not be told: %s", error)
-        if (last := self.last) and last.valid:
-            self._keep(msgspec.structs.replace(last, valid=None))
-
-    def forget(self) -> None:
-        self._tally.board.note = b""
-
-    def _keep(self, verdict: LastVerdict) -> None:
-        self._tally.board.note = msgspec.json.encode(verdict)
-
-
-def _short(reason: str | None) -> str | None:
-    return None if reason is None else reason[:REASON_LENGTH]
 
 
 class NewEvents(Walk):
@@ -153,6 +66,7 @@ class Watch:
         self._stream, self._verdicts, self._token, self._walking = stream, verdicts, token, walking
         self._every_s, self._whole_every_s = every.total_seconds(), whole_every.total_seconds()
         self._rounds: asyncio.Task[None] | None = None
+        self._second_look: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> "Watch":
         self._leading = asyncio.create_task(self._lead(), name="watch")
@@ -178,31 +92,46 @@ class Watch:
                 if leads and self._rounds is None:
                     self._rounds = asyncio.create_task(self._verify_again_and_again(), name="verify in the background")
                 elif not leads:
-                    await self._stop()
-                    # Who leads has looked since then, and speaks for the chain.
-                    if (last := self._verdicts.last) and time() - last.at > self._every_s:
+                    await self._stop_rounds()
+                    # The replica that leads has looked since then, and its verdict is read from Redis.
+                    if (own := self._verdicts.own) and time() - own.at > self._every_s:
                         self._verdicts.forget()
+                    self._look_again_if_disputed()
             await asyncio.sleep(LEASE_S / 3)
 
+    def _look_again_if_disputed(self) -> None:
+        """Another server has found whole what this one found broken. Only a walk of our own can settle that."""
+        walking = self._second_look is not None and not self._second_look.done()
+        if self._verdicts.disputed and not walking:
+            self._second_look = asyncio.create_task(self.verify_once(), name="verify a disputed break")
+
     async def _stop(self) -> None:
+        await self._stop_rounds()
+        if self._second_look:
+            await end(self._second_look)
+
+    async def _stop_rounds(self) -> None:
         if self._rounds:
             await end(self._rounds)
             self._rounds = None
 
     async def _verify_again_and_again(self) -> None:
+        await asyncio.sleep(min(self._every_s, FIRST_WALK_AFTER_S))
         while True:
             await self.verify_once()
             await asyncio.sleep(self._every_s)
 
     async def verify_once(self) -> None:
         """Check what is new, or all of the chain when that is due, or when the last verdict was not good."""
-        last = self._verdicts.last
-        due = last is None or last.whole_at is None or time() - last.whole_at >= self._whole_every_s
+        # Only what this server saw itself makes a walk shorter; a break makes it whole, whoever found it.
+        own, shown = self._verdicts.own, self._verdicts.last
+        broken = shown is not None and shown.valid is False
+        due = own is None or own.whole_at is None or time() - own.whole_at >= self._whole_every_s
         walk: Walk
-        if last is None or due or last.valid is False or last.head[0] == 0:
+        if own is None or due or broken or own.head[0] == 0:
             walk = Walk(self._stream, 1, None, gentle=True)
         else:
-            walk = NewEvents(self._stream, Head(last.head[0], last.head[1].encode()))
+            walk = NewEvents(self._stream, Head(own.head[0], own.head[1].encode()))
         try:
             report = await self._walking(walk)
         except AuditStreamError as error:

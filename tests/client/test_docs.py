@@ -20,12 +20,12 @@ def first_cells(section: str) -> list[str]:
 
 def test_the_examples_run_as_they_stand(server: ServerProcess, tmp_path: Path) -> None:
     examples = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.M | re.S)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         code = example.replace("http://localhost:8093", server.url)
         assert code != example
         subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=clean_environ(), check=True)
-    assert server.get("/stats").json()["count"] == 3
+    assert server.get("/stats").json()["count"] == 5
     assert (tmp_path / "audit-spool.jsonl").exists()
 
 

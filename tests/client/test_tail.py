@@ -2,21 +2,22 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncGenerator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import ClassVar
 
 import httpx
 import msgspec
 import pytest
 
-from audit_stream.client import AsyncAuditClient, AuditClient, Event
+from audit_stream.client import AsyncAuditClient, AuditClient, Event, Head, Spooled
 from audit_stream.client.sse import Frame, Parser
 from audit_stream.client.wire import Incoming, Request
-from audit_stream.errors import ChainBroken, Refused
+from audit_stream.errors import ChainBroken, ChainChanged, Refused
 from tests.client.clients import UnhurriedWire, append_numbers
 from tests.faults.processes import free_port
 from tests.harness import ServerProcess, running_server
+from tests.tamper.stored import Stored
 
 STREAM = (
     b"\xef\xbb\xbfretry: 5\r\n\r\n:\xe2\x98\x83\n\nevent: other\nid: 1\n"
@@ -103,13 +104,20 @@ def test_an_address_that_streams_nothing_is_refused(server: ServerProcess) -> No
 
 
 class Replaying(UnhurriedWire):
-    """A server that resumes nowhere: on each connection it sends these bytes from the start, and is lost."""
+    """A server that resumes nowhere: on each connection it sends these bytes from the start, and is lost.
+
+    It has every event that it is asked for by its id.
+    """
 
     connections: ClassVar[list[bytes]] = []
     asked: ClassVar[list[str]] = []
 
     @asynccontextmanager
     async def open(self, request: Request) -> AsyncGenerator[Incoming, None]:
+        if request.path != "stream":
+            body = _text(int(request.path.rpartition("/")[2]))
+            yield Incoming(200, httpx.Headers({"content-type": "application/json"}), _chunk(body))
+            return
         self.asked.append(request.headers["Last-Event-ID"])
         yield Incoming(200, httpx.Headers({"content-type": "text/event-stream"}), self._lost(self.connections.pop(0)))
 
@@ -118,9 +126,17 @@ class Replaying(UnhurriedWire):
         raise httpx.ReadError("lost")
 
 
-def frame(event_id: int) -> bytes:
+async def _chunk(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
+def _text(event_id: int) -> bytes:
     event = Event(event_id=event_id, timestamp="t", kind="other", source="s", payload={}, prev_hash="", hash="")
-    return b"id: %d\ndata: %b\n\n" % (event_id, msgspec.json.encode(event))
+    return msgspec.json.encode(event)
+
+
+def frame(event_id: int) -> bytes:
+    return b"id: %d\ndata: %b\n\n" % (event_id, _text(event_id))
 
 
 def test_what_comes_twice_is_yielded_once_and_half_a_frame_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,3 +158,78 @@ def test_frames_are_the_same_wherever_the_bytes_are_cut(size: int) -> None:
     found = [frame for at in range(0, len(STREAM), size) for frame in parser.feed(STREAM[at : at + size])]
     assert found == [Frame(b"1", b'{"a":1}'), Frame(b"2", b"\nx")]
     assert (parser.last_id, parser.retry_ms) == (b"9", 5)
+
+
+# --- another chain behind the same address
+
+
+class Restarting:
+    """A server on one port whose chain is exchanged for an older one while it is stopped."""
+
+    def __init__(self, redis_url: str, chain: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain, "PORT": str(self.port)}
+        self.stored = Stored(redis_url, chain)
+
+    @contextmanager
+    def on_another_chain(self, older: dict[bytes, bytes], *numbers: int) -> Iterator[None]:
+        """Run again on the older chain, with these events added."""
+        self.stored.restore(older)
+        with running_server(**self.settings) as server:
+            for number in numbers:
+                server.post({"kind": "other", "source": "s", "payload": {"n": number}}).raise_for_status()
+            yield
+
+
+@pytest.fixture
+def restarting(redis_url: str, chain: str) -> Iterator[Restarting]:
+    found = Restarting(redis_url, chain)
+    yield found
+    found.stored.close()
+
+
+@pytest.mark.parametrize(("kind", "added"), [(None, 3), (None, 2), ("other", 4)])
+def test_a_chain_that_was_exchanged_is_told_of_after_the_reconnect(
+    restarting: Restarting, kind: str | None, added: int
+) -> None:
+    """The next event does not follow; nothing comes; or a filter hides which event was before."""
+    with AuditClient(restarting.url) as client:
+        with running_server(**restarting.settings):
+            append_numbers(client, 1)
+            older = restarting.stored.dump()
+            append_numbers(client, 2, 3)
+            events = client.tail(kind=kind, after=0)
+            last = [next(events) for _ in range(3)][-1]
+        with restarting.on_another_chain(older, *range(added)):
+            with pytest.raises(ChainChanged, match="event #3 was read with the hash") as caught:
+                next(events)
+            found = client.get(3)
+            assert found is not None
+            assert (caught.value.at, caught.value.expected, caught.value.found) == (3, last.hash, found.hash)
+            assert found.hash != last.hash
+            for known in (last, Head(last.event_id, last.hash)):
+                with pytest.raises(ChainChanged):
+                    next(client.tail(after=known))
+            append_numbers(client, 9)
+            assert next(client.tail(after=found)).event_id == 4
+
+
+def test_an_event_that_does_not_follow_is_told_of_while_the_connection_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = frame(1), frame(2).replace(b'"prev_hash":""', b'"prev_hash":"b"')
+    monkeypatch.setattr(Replaying, "connections", [one + other])
+    monkeypatch.setattr(Replaying, "asked", [])
+
+    async def follow() -> None:
+        async with AsyncAuditClient("http://h", wire=Replaying) as client, aclosing(client.tail(after=0)) as events:
+            assert await take(events, 1) == [1]
+            with pytest.raises(ChainChanged, match="event #1 was read"):
+                await anext(events)
+
+    asyncio.run(follow())
+
+
+def test_an_event_that_is_still_in_the_spool_is_no_place_to_follow_from(server: ServerProcess) -> None:
+    waiting = Spooled(idempotency_key="k", path="p", reason="away")
+    with AuditClient(server.url) as client, pytest.raises(Refused, match="it has no id yet"):
+        next(client.tail(after=waiting))

@@ -36,7 +36,7 @@ class Store(NamedTuple):
 
 
 def real_store(url: str) -> Store:
-    return Store("redis", lambda: connect(url), redis.Redis.from_url(url))
+    return Store("redis", lambda: connect(url, "any"), redis.Redis.from_url(url))
 
 
 def fake_store() -> Store:

@@ -144,9 +144,7 @@ async def test_an_offer_for_another_head_is_told_the_real_one_and_nothing_is_wri
 
 
 async def append_offering(stream: Stream, batch: list[Draft], hashes: list[bytes]) -> object:
-    return await stream.append(
-        batch, hashes, believed=START, token=b"t", ttl_ms=60_000, replicas=0, replicas_timeout_ms=0
-    )
+    return await stream.append(batch, hashes, believed=START, token=b"t", ttl_ms=60_000)
 
 
 # --- Redis forgets the script

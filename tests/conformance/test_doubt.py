@@ -79,6 +79,23 @@ async def test_a_retry_whose_call_is_lost_as_well_gets_the_first_receipt(spine: 
     await spine.assert_is_made_of(first, again[1:])
 
 
+async def test_a_lost_reply_stays_in_doubt_when_redis_refuses_what_comes_after(
+    spine: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "DEADLINE_S", 0.3)
+    async with spine.stream(Lossy) as lossy, spine.replica(lossy) as replica:
+        lossy.faults.append("reply lost")
+        lossy.faults.extend(["refused"] * 1000)
+        batch = [drafted("a", key="k")]
+        with pytest.raises(Unreachable, match="whether the event was written is not known yet") as caught:
+            await replica.append(batch)
+        assert caught.value.in_doubt
+        lossy.faults.clear()
+        receipts = await replica.append(batch)
+        assert receipts[0].replayed
+    await spine.assert_is_made_of(receipts)
+
+
 async def test_a_redis_that_refuses_writes_is_not_asked_twice(spine: Chain) -> None:
     async with spine.stream(Lossy) as lossy, spine.replica(lossy) as replica:
         lossy.faults.append("refused")

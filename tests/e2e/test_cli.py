@@ -543,6 +543,35 @@ def test_stats_and_doctor_are_shown_whole_on_a_terminal(server: ServerProcess, r
         assert hash_ in shown
 
 
+def test_a_break_that_is_known_is_told_by_stats_and_doctor_at_any_width(
+    server: ServerProcess, redis_url: str, chain: str
+) -> None:
+    hash_ = server.post_batch(some_events(8)).json()[-1]["hash"]
+    doctors = (("doctor",), ("doctor", "--redis-url", redis_url, "--chain", chain))
+    _, shown = on_terminal("doctor", url=server.url)
+    assert "! " in shown
+    assert "never verified" in shown
+    tamper(redis_url, chain, 6)
+    assert server.verify()["first_break_at"] == 6
+    for width in (60, 80, 120):
+        code, shown = on_terminal("stats", url=server.url, width=width)
+        assert code == 0
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+        lines = plain.splitlines()
+        assert lines[0].startswith("last verdict  BROKEN at #6, found just now")
+        assert "31m" in shown.splitlines()[0]  # red
+        assert "hash mismatch at event #6" in " ".join(plain.split())
+        assert "…" not in plain
+        assert hash_ in plain
+        assert [line for line in lines if len(line) > width and hash_ not in line] == []
+    for flags in doctors:
+        code, shown = on_terminal(*flags, url=server.url)
+        assert code == 1
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", shown)
+        assert re.search(r"✗ last verdict +BROKEN at #6, found just now", plain)
+        assert "hash mismatch at event #6" in plain
+
+
 def test_json_is_to_be_had_on_a_terminal_as_well(server: ServerProcess) -> None:
     server.post(some_events(1)[0]).raise_for_status()
     _, shown = on_terminal("query", "--json", url=server.url)

@@ -43,7 +43,7 @@ class Interrupted(Stream):
 
 def rebuild(redis_url: str, chain: str, append: Callable[[], Any] | None = None, times: int = 0) -> Rebuilt:
     async def run() -> Rebuilt:
-        stream = Interrupted(connect(redis_url), chain)
+        stream = Interrupted(connect(redis_url, chain), chain)
         stream.times = times
         if append:
             stream.append = append
@@ -70,7 +70,8 @@ class Indexes:
         return [entry_id for entry_id, _ in entries]
 
     def all(self) -> dict[bytes, Any]:
-        keys: Any = self.redis.keys(f"{self.prefix}*")
+        """The chain and its indexes; what servers note of their verifying are not streams."""
+        keys: Any = self.redis.scan_iter(f"{self.prefix}*", count=1000, _type="stream")
         return {key: (self.redis.ttl(key), self.redis.xrange(key)) for key in keys}
 
 

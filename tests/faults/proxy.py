@@ -8,15 +8,21 @@ from typing import Literal
 
 from redis.connection import parse_url
 
+from audit_stream.scripts import append_script
+
 # before  the append never reaches Redis
 # after   Redis does what it was asked, and its answer is thrown away
 Cut = Literal["before", "after"]
 # What is dropped without a word, as by a firewall that forgot the connection. `answers`: those on connections
 # that append or follow, so that nobody hears of a write; a server may still ask where the chain ends.
 Hush = Literal["nothing", "answers", "all"]
-_APPEND = b"EVALSHA"
 _FOLLOW = b"XREAD"
-_WAIT = b"*3\r\n$4\r\nWAIT\r\n"
+_WAITS = (b"*3\r\n$4\r\nWAIT\r\n", b"*4\r\n$7\r\nWAITAOF\r\n")
+
+
+def _appends(chunk: bytes) -> bool:
+    """Whether an append is among the commands, and not only a dry run of one."""
+    return chunk.count(append_script()[1].encode()) > chunk.count(b":batch:probe")
 
 
 class _Link:
@@ -131,17 +137,18 @@ class Proxy:
 
     async def _requests(self, from_: asyncio.StreamReader, to: asyncio.StreamWriter, link: _Link) -> None:
         while chunk := await from_.read(65536):
-            link.hears_of_writes |= _APPEND in chunk or _FOLLOW in chunk
+            appends = _appends(chunk)
+            link.hears_of_writes |= appends or _FOLLOW in chunk
             if link.hush == "all":
-                if _APPEND in chunk:
+                if appends:
                     self.has_dropped.set()
                 continue
-            if self._cuts and _APPEND in chunk:
+            if self._cuts and appends:
                 if self._cuts.pop(0) == "before":
                     self._cut()
                     return
                 link.drop_answer = True
-            if self.waits_answered is not None and chunk.startswith(_WAIT):
+            if self.waits_answered is not None and chunk.startswith(_WAITS):
                 self.waits_answered -= 1
                 if self.waits_answered < 0:
                     continue

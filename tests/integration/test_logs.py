@@ -101,7 +101,8 @@ def answered(url: str) -> dict[str, httpx.Response]:
 @pytest.fixture(scope="module")
 def told(redis_url: str) -> dict[str, Any]:
     """What a server logs of these requests, and the ids that it answered with."""
-    settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": f"logs.{secrets.token_hex(4)}"}
+    chain = f"logs.{secrets.token_hex(4)}"
+    settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain, "AUDIT_STREAM_PIN": "off"}
     process = subprocess.Popen(
         serve_command("--log-level", "info"),
         env=clean_environ(**settings),
@@ -156,7 +157,8 @@ def test_neither_payloads_nor_credentials_nor_queries_are_logged(told: dict[str,
 def test_nothing_is_logged_of_requests_unless_asked_for(
     redis_url: str, chain: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with running_server(AUDIT_STREAM_REDIS_URL=redis_url, AUDIT_STREAM_CHAIN=chain) as server:
+    settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain, "AUDIT_STREAM_PIN": "off"}
+    with running_server(**settings) as server:
         assert server.post({"kind": "other", "source": "s", "payload": {}}).headers["x-request-id"]
         assert server.get("/stats").headers["x-request-id"]
     assert capfd.readouterr().err == ""

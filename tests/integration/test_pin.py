@@ -16,11 +16,11 @@ from audit_stream.appender import Appender
 from audit_stream.chain import Event, Head
 from audit_stream.embedded import EmbeddedValkey
 from audit_stream.keeper import contradiction
-from audit_stream.pin import Pin
+from audit_stream.pin import Pin, Pinned
 from audit_stream.stream import Stream
 from audit_stream.tally import Tally
+from audit_stream.verdicts import Verdicts
 from audit_stream.verifier import Verifier
-from audit_stream.watch import Verdicts
 from tests.conformance.stores import drafts
 from tests.e2e.test_evidence import rewrite
 from tests.harness import ServerProcess, running_server
@@ -55,7 +55,9 @@ def written(redis_url: str, chain: str, count: int) -> list[Event]:
 
 
 def pinned(path: Path) -> Pin:
-    return Pin.parse(path.read_text())
+    pin = Pinned.parse(path.read_text()).pin
+    assert pin
+    return pin
 
 
 def append(server: ServerProcess, count: int) -> list[dict[str, Any]]:
@@ -123,7 +125,7 @@ def test_an_older_backup_is_refused_while_running_and_at_the_next_start(tmp_path
     path, backup = tmp_path / "pin", tmp_path / "backup"
     with EmbeddedValkey(tmp_path / "data") as valkey:
         settings = {"AUDIT_STREAM_REDIS_URL": valkey.url, PIN: str(path)}
-        written(valkey.url, "audit", 2)
+        second = pin_of(written(valkey.url, "audit", 2)[-1]).hash
         # The socket is no file to copy, and the locks are of the folder that is in use.
         shutil.copytree(valkey.data_dir, backup, ignore=shutil.ignore_patterns("*.sock", "*lock"))
         with running_server(**settings) as server:
@@ -142,7 +144,9 @@ def test_an_older_backup_is_refused_while_running_and_at_the_next_start(tmp_path
         refusal = start_that_is_refused(**settings)
     assert f"{PIN}: chain is shorter than the pinned head: it ends at event #2, and #4 is pinned" in refusal
     assert str(path) in refusal
-    assert "remove the file" in refusal
+    assert "Restore the newest backup" in refusal
+    assert f"audit-stream accept-loss --to 2:{second}" in refusal
+    assert "remove" not in refusal
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from time import time
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from audit_stream.event import PublishRequest, draft
 from audit_stream.kinds import BUILT_IN
 from audit_stream.stream import Stream
 from audit_stream.tally import Tally
+from audit_stream.verdicts import LastVerdict, Verdicts
 from audit_stream.verifier import Verifier
-from audit_stream.watch import LastVerdict, Verdicts, Watch
+from audit_stream.watch import Watch
 from tests.harness import ServerProcess, clean_environ, serve_command
 
 DAY = timedelta(days=1)
@@ -213,6 +215,7 @@ def test_one_replica_verifies_at_a_time_and_another_takes_over_when_it_stops(
     redis_url: str, chain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LEASE_S", 0.3)
+    monkeypatch.setattr(watch, "FIRST_WALK_AFTER_S", 0.0)
 
     async def until(holds: Callable[[], object]) -> None:
         async with asyncio.timeout(20):
@@ -238,6 +241,7 @@ def test_a_replica_that_lost_the_lease_no_longer_speaks_for_the_chain(
     redis_url: str, chain: str, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(watch, "LEASE_S", 0.3)
+    monkeypatch.setattr(watch, "FIRST_WALK_AFTER_S", 0.0)
 
     async def scenario() -> None:
         async with a_replica(redis_url, chain, every=timedelta(milliseconds=50)) as replica:
@@ -249,6 +253,34 @@ def test_a_replica_that_lost_the_lease_no_longer_speaks_for_the_chain(
                 while replica.verdicts.last:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             assert raw.get(replica.stream.keys.verifier) == b"someone else"
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_walks_the_whole_chain_itself_when_another_calls_its_break_mended(
+    redis_url: str, chain: str, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "LEASE_S", 0.3)
+
+    async def scenario() -> None:
+        async with a_replica(redis_url, chain) as replica:
+            await replica.append(6)
+            before = raw.xrange(f"{{{chain}}}:events", 2, 2)[0][1]
+            rewrite(raw, chain, 2, {b"source": "x"})
+            broken = await replica.verify()
+            raw.set(replica.stream.keys.verifier, b"someone else")
+            # No walk of this server has found it whole, whatever is kept in Redis: it looks, and finds it broken still.
+            replica.verdicts.hear(LastVerdict(valid=True, head=(6, "a" * 64), at=broken.at + 1, whole_at=broken.at + 1))
+            assert replica.last == broken
+            async with replica.watch, asyncio.timeout(20):
+                while replica.last == broken:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+                assert (replica.last.valid, replica.last.first_break_at) == (False, 2)
+                rewrite(raw, chain, 2, before)
+                now = time() + 1
+                replica.verdicts.hear(LastVerdict(valid=True, head=(6, "a" * 64), at=now, whole_at=now))
+                while replica.last.valid is False:  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
 
     asyncio.run(scenario())
 
@@ -275,6 +307,6 @@ def test_a_server_tells_of_a_break_in_its_log_its_metrics_and_its_stats(redis_ur
         process.terminate()
         process.communicate(timeout=20)
     assert (last["valid"], last["first_break_at"]) == (False, 3)
-    assert (error["level"], error["logger"]) == ("error", "audit_stream.watch")
+    assert (error["level"], error["logger"]) == ("error", "audit_stream.verdicts")
     assert error["event_id"] == 3
     assert "event #3" in error["reason"]

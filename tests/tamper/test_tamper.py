@@ -468,7 +468,7 @@ def test_an_old_backup_verifies_but_it_ends_before_the_receipts(
 def test_an_end_cut_off_by_building_every_key_anew_verifies_but_it_ends_before_the_receipts(
     server: ServerProcess, stored: Stored, receipts: list[dict[str, Any]]
 ) -> None:
-    for key in stored.all_keys():
+    for key in [key for key in stored.all_keys() if stored.client.type(key) == b"stream"]:
         place = 1 if key == stored.key("time") else 0
         entries = stored.entries(key)
         stored.rebuild([entry for entry in entries if int(entry[0].split(b"-")[place]) <= EVENTS - 3], key)

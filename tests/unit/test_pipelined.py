@@ -8,7 +8,7 @@ import hiredis
 import pytest
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import RedisError
 
 from audit_stream.pipelined import Pipelined
 
@@ -106,22 +106,52 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_the_nex
         assert await again[0] == "c"
 
 
-async def test_an_error_is_an_answer_and_keeps_the_connection_unless_redis_was_demoted() -> None:
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        (b"-ERR no", False),
+        (b"-OOM command not allowed when used memory > 'maxmemory'.", False),
+        (b"-TRYAGAIN Multiple keys request during rehashing of slot", False),
+        (b"-NOPERM no permissions", False),
+        (b"-READONLY", True),
+        (b"-MASTERDOWN Link with MASTER is down", True),
+        (b"-NOREPLICAS Not enough good replicas to write.", True),
+        (b"-MOVED 1463 127.0.0.1:7101", True),
+        (b"-CLUSTERDOWN The cluster is down", True),
+        (b"-LOADING Redis is loading the dataset in memory", True),
+    ],
+)
+async def test_an_error_is_an_answer_and_keeps_the_connection_unless_it_leads_to_the_wrong_server(
+    answer: bytes, left: bool
+) -> None:
     async with a_server() as (server, pipelined):
         writers = []
-        for answer, error in (
-            (b"-ERR no", ResponseError),
-            (b"-READONLY", ReadOnlyError),
-            (b"-ERR no", ResponseError),
-        ):
+        for _ in range(2):
             (call,) = called(pipelined, "a")
             _, writer = await server.heard.get()
             writers.append(writer)
             writer.write(answer + b"\r\n")
-            with pytest.raises(error):
+            with pytest.raises(RedisError):
                 await call
-        assert writers[0] is writers[1]
-        assert writers[1] is not writers[2]
+        assert (writers[0] is not writers[1]) == left
+
+
+async def test_a_connection_given_up_from_outside_is_not_used_again_and_who_waits_is_told() -> None:
+    async with a_server() as (server, pipelined):
+        await pipelined.give_up()  # there is none yet
+        assert pipelined.leads_to is None
+        (waiting,) = called(pipelined, "a")
+        _, first = await server.heard.get()
+        assert pipelined.leads_to == first.get_extra_info("sockname")
+        await pipelined.give_up()
+        assert pipelined.leads_to is None
+        with pytest.raises(RedisConnectionError):
+            await waiting
+        (again,) = called(pipelined, "b")
+        text, second = await server.heard.get()
+        assert (text, second is first) == (b"b", False)
+        second.write(b"$1\r\nb\r\n")
+        assert await again == "b"
 
 
 async def test_a_call_meant_for_a_connection_that_is_gone_is_not_made_on_another() -> None:

@@ -111,7 +111,7 @@ def test_a_bad_value_is_refused_by_the_name_of_its_variable(name: str, text: str
 
 def test_without_any_variable_the_settings_are_the_documented_ones() -> None:
     found = Settings.from_env({"XDG_DATA_HOME": "/xdg"})
-    assert found == Settings(data_dir=Path("/xdg/audit-stream"))
+    assert found == Settings(data_dir=Path("/xdg/audit-stream"), pin=Path("/xdg/audit-stream/audit.pin"))
     assert (found.redis_url, found.port, found.chain, found.ack) == (None, 8093, "audit", FSYNC)
     assert (found.hashing, found.max_event_bytes, found.idempotency_ttl) == ("checked", 262144, timedelta(days=1))
     assert found.bind_host == "127.0.0.1"
@@ -125,7 +125,7 @@ def test_an_empty_variable_is_one_that_is_not_set(name: str) -> None:
 
 def test_each_default_that_is_shown_is_the_one_that_holds() -> None:
     for name, variable in VARIABLES.items():
-        if variable.default and variable.field not in ("redis_url", "kinds"):
+        if variable.default and variable.field not in ("redis_url", "kinds", "pin"):
             shown = variable.parse(name, variable.default)
             holds = Settings.from_env({})
             assert shown == (holds.bind_host if name == "HOST" else getattr(holds, variable.field)), name
@@ -176,3 +176,23 @@ def test_a_variable_that_is_not_for_the_server_changes_nothing(name: str) -> Non
 @pytest.mark.parametrize("ack", [Ack(fsync=f, replicas=r) for f in (True, False) for r in (0, 2)], ids=str)
 def test_a_promise_is_written_the_way_it_is_read(ack: Ack) -> None:
     assert Settings.from_env({"AUDIT_STREAM_ACK": str(ack)}).ack == ack
+
+
+PINS: list[tuple[dict[str, str], str | None]] = [
+    ({}, "/xdg/audit-stream/audit.pin"),
+    ({"AUDIT_STREAM_CHAIN": "team-a", "AUDIT_STREAM_DATA_DIR": "/d"}, "/d/team-a.pin"),
+    ({"REDIS_URL": "redis://r"}, None),
+    ({"REDIS_URL": "redis://r", "AUDIT_STREAM_DATA_DIR": "/d"}, "/d/audit.pin"),
+    ({"REDIS_URL": "redis://r", "AUDIT_STREAM_PIN": "/p"}, "/p"),
+    ({"AUDIT_STREAM_PIN": "off"}, None),
+    ({"AUDIT_STREAM_DATA_DIR": "/d", "AUDIT_STREAM_PIN": "off"}, None),
+    ({"AUDIT_STREAM_ACK": "memory"}, None),
+    ({"AUDIT_STREAM_ACK": "memory", "AUDIT_STREAM_PIN": "/p"}, "/p"),
+]
+
+
+@pytest.mark.parametrize(("environ", "expected"), PINS)
+def test_a_server_with_a_data_folder_keeps_a_pin_in_it_unless_told_otherwise(
+    environ: dict[str, str], expected: str | None
+) -> None:
+    assert Settings.from_env({"XDG_DATA_HOME": "/xdg", **environ}).pin == (Path(expected) if expected else None)

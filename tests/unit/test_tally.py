@@ -86,11 +86,11 @@ def test_a_bucket_takes_what_is_at_most_its_bound() -> None:
 def test_a_note_is_whole_whoever_reads_it_and_one_that_does_not_fit_is_refused(boards: list[Board]) -> None:
     parent, first, second = boards
     assert parent.note == b""
-    first.note = b"a longer one"
-    second.note = b"short"
+    first.change_note(lambda _: b"a longer one")
+    second.change_note(lambda note: note[2:].replace(b"longer one", b"short"))
     assert parent.note == first.note == b"short"
     with pytest.raises(ValueError, match="too long"):
-        first.note = b"x" * 5000
+        first.change_note(lambda _: b"x" * 20_000)
     assert second.note == b"short"
 
 

@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import rich_click as click
 
 from audit_stream import __version__
+from audit_stream.cli.accept_loss import accept_loss
 from audit_stream.cli.append import append
 from audit_stream.cli.backup import backup
 from audit_stream.cli.bus import bus
@@ -61,7 +62,7 @@ for reading_and_writing in (serve, append, tail, query, verify, export, import_,
     root.add_command(reading_and_writing)
 for bringing_in_and_out in (postgres, kafka, project):
     root.add_command(bringing_in_and_out)
-for tending in (stats, doctor, backup, restore, reindex, token):
+for tending in (stats, doctor, backup, restore, reindex, accept_loss, token):
     root.add_command(tending)
 
 

@@ -1,6 +1,6 @@
 """audit-stream doctor."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import rich_click as click
@@ -9,8 +9,8 @@ from rich.text import Text
 from audit_stream.cli.failures import Failed, words_of
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
-from audit_stream.cli.output import console, printable, tell, until_reader_leaves, wants_json, write_lines
-from audit_stream.errors import AuditStreamError
+from audit_stream.cli.output import console, printable, spoken, tell, until_reader_leaves, wants_json, write_lines
+from audit_stream.errors import AuditStreamError, Unreachable
 from audit_stream.settings import Ack
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from audit_stream.stream import Stream
 
 FINE, FALLS_SHORT, CANNOT_TELL = 0, 1, 2
+OLD_S = 24 * 3600
 
 # What `promise.judge` looks at, by the names of its findings.
 _ALWAYS = ("version", "role", "maxmemory-policy", "replicas")
@@ -39,6 +40,8 @@ class Check(NamedTuple):
     wanted: str | None = None
     why: str | None = None
     mend: str | None = None
+    warning: bool = False
+    """Worth a look, and nothing that falls short."""
 
 
 class Diagnosis(NamedTuple):
@@ -64,6 +67,7 @@ def doctor(ctx: click.Context, url: str, redis_url: str | None, chain: str, ack:
 
     Exit code: 0 all is fine, 1 something falls short, 2 could not tell. A server says whether it is
     ready; with --redis-url each setting of Redis is looked at, and the chain in it. Nothing is changed.
+    The chain is not verified here: the last verdict of a server is told.
     """
     choose_one(ctx, "url", "redis_url")
     try:
@@ -106,6 +110,7 @@ def _of_server(url: str) -> Diagnosis:
         Check("a 201 means", str(found["ack"])),
         Check("chain", f"{found['chain']}, {found['count']:,} events"),
         Check("head", _head(found["last_event_id"], found["latest_hash"])),
+        last_verdict(found.get("last_verdict")),
         Check("indexes", "in trouble", False, "no trouble", str(trouble), "Run audit-stream reindex.")
         if trouble
         else Check("indexes", "no trouble"),
@@ -132,7 +137,8 @@ async def _of_redis(stream: "Stream", ack: Ack) -> Diagnosis:
     checks = [_setting(name, facts, findings.pop(name, None)) for name in names]
     # A finding of a name that is not listed above is still a finding.
     checks += [_setting(name, facts, finding) for name, finding in findings.items()]
-    return Diagnosis(f"{describe(facts)}, for a 201 that means {ack}", checks + await _chain(stream))
+    subject = f"{describe(facts)}, for a 201 that means {ack}"
+    return Diagnosis(subject, [*checks, *await _chain(stream), await _kept_verdict(stream)])
 
 
 def _setting(name: str, facts: "Mapping[str, str]", finding: "Finding | None") -> Check:
@@ -166,12 +172,56 @@ async def _chain(stream: "Stream") -> list[Check]:
         end = await stream.end(head.event_id, count=1)
         if end.written > head.event_id:
             why = f"chain ends at event #{head.event_id}, but #{end.written} was written"
-            mend = "Restore it from a backup; append refuses to build on it."
+            mend = "Restore it, or record the loss: audit-stream accept-loss (docs/operators/lost-tail.md)."
             checks.append(Check("end", "cut", False, "whole", why, mend))
+    except Unreachable as error:
+        checks.append(Check("chain", "cannot be asked", False, "readable", str(error)))
     except AuditStreamError as error:
         mend = "Find out who changed it: audit-stream verify says where it breaks."
         checks.append(Check("chain", "cannot be read", False, "readable", str(error), mend))
     return checks
+
+
+async def _kept_verdict(stream: "Stream") -> Check:
+    from audit_stream.server.bodies import LastVerdictBody
+    from audit_stream.verdicts import parse_verdict
+
+    key = stream.keys.verdict.decode()
+    try:
+        text = await stream.verdict()
+        found = msgspec.to_builtins(LastVerdictBody.of(parse_verdict(text))) if text else None
+    except AuditStreamError as error:
+        return Check(
+            "last verdict", "cannot be read", why=str(error), mend=f"Allow this user GETRANGE on {key}.", warning=True
+        )
+    except ValueError as error:
+        why = f"what {key} holds was not written by a server: {error}"
+        return Check("last verdict", "not readable", why=why, mend=_VERIFY, warning=True)
+    return last_verdict(found)
+
+
+# --- the last verdict, wherever it was read
+
+_VERIFY = "Run audit-stream verify."
+
+
+def last_verdict(found: "Mapping[str, Any] | None") -> Check:
+    """Say what was last found, as /stats has it. A break falls short; a verdict that is missing or old is a warning."""
+    name = "last verdict"
+    if found is None:
+        why = "no server has verified this chain: AUDIT_STREAM_VERIFY_EVERY may be off"
+        return Check(name, "never verified", wanted="intact", why=why, mend=_VERIFY, warning=True)
+    text, age_s = spoken(found)
+    if found["valid"] is False:
+        mend = "Keep the store and its backups as they are. audit-stream verify shows the break anew."
+        return Check(name, text, False, "intact", str(found["reason"]), mend)
+    if found["valid"] is None:
+        why = "the newest walk could not tell; the server's log says why"
+        return Check(name, text, wanted="intact", why=why, mend=_VERIFY, warning=True)
+    if age_s > OLD_S:
+        why = "no walk has ended for more than a day"
+        return Check(name, text, wanted="younger", why=why, mend=_VERIFY, warning=True)
+    return Check(name, text)
 
 
 def _head(event_id: int, hash_: str | None) -> str:
@@ -186,9 +236,9 @@ def _print(diagnosis: Diagnosis) -> None:
     out.print(Text(printable(diagnosis.subject), style="bold"))
     width = max(len(check.name) for check in diagnosis.checks)
     for check in diagnosis.checks:
-        mark, style = ("✓", "green") if check.fine else ("✗", "bold red")
+        mark, style = ("✗", "bold red") if not check.fine else ("!", "bold yellow") if check.warning else ("✓", "green")
         out.print(Text.assemble((f"{mark} ", style), (check.name.ljust(width), "dim"), f"  {printable(check.found)}"))
-        if not check.fine:
+        if check.warning or not check.fine:
             for name, text in (("should be", check.wanted), ("because", check.why), ("mend", check.mend)):
                 if text:
                     out.print(Text.assemble((f"{' ' * width}    {name}: ", "dim"), printable(text)))
@@ -196,4 +246,6 @@ def _print(diagnosis: Diagnosis) -> None:
     if short:
         out.print(Text(f"{short} {'thing falls' if short == 1 else 'things fall'} short", style="bold red"))
     else:
-        out.print(Text("all is fine", style="bold green"))
+        doubtful = sum(check.warning for check in diagnosis.checks)
+        also = f", {doubtful} worth a look" if doubtful else ""
+        out.print(Text(f"all is fine{also}", style="bold green"))

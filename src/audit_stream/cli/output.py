@@ -7,9 +7,10 @@ never markup, and nothing in it reaches the terminal as a control character.
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
+from textwrap import wrap
 from typing import Any
 from zlib import crc32
 
@@ -116,6 +117,28 @@ def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:
     for name, value in facts:
         table.add_row(name, value if isinstance(value, Text) else Text(printable(value)))
     return table
+
+
+def print_facts(out: Console, facts: Iterable[tuple[str, str | Text]]) -> None:
+    """A fact a line. What is longer than the terminal is wide goes on below, and nothing is cut."""
+    told = [(name, value if isinstance(value, Text) else Text(printable(value))) for name, value in facts]
+    label = max(len(name) for name, _ in told) + 2
+    for name, value in told:
+        # A word that is too long, such as a hash, is left to the terminal: so it can still be copied whole.
+        lines = wrap(value.plain, max(20, out.width - label), break_long_words=False, break_on_hyphens=False) or [""]
+        out.print(Text(name.ljust(label), style="dim"), Text(lines[0], style=value.style), sep="")
+        for line in lines[1:]:
+            out.print(" " * label, Text(line, style=value.style), sep="")
+
+
+def spoken(last: Mapping[str, Any] | None) -> tuple[str, float]:
+    """What /stats knows as `last_verdict`, in a few words, and how many seconds old it is."""
+    from audit_stream.verdicts import summary
+
+    if last is None:
+        return "never verified", 0.0
+    age_s = (datetime.now(UTC) - datetime.fromisoformat(last["at"])).total_seconds()
+    return summary(last["valid"], last["event_id"], last["first_break_at"], age_s), age_s
 
 
 def moment(event: Event, time_format: str) -> str:

@@ -3,9 +3,10 @@
 from typing import Any
 
 import rich_click as click
+from rich.text import Text
 
 from audit_stream.cli.options import json_option, url_option
-from audit_stream.cli.output import console, facts_table, wants_json, write_lines
+from audit_stream.cli.output import console, print_facts, printable, spoken, wants_json, write_lines
 
 
 @click.command()
@@ -21,7 +22,8 @@ def stats(url: str, as_json: bool) -> None:
         write_lines([answer.content])
         return
     found = answer.json()
-    facts = [
+    facts: list[tuple[str, str | Text]] = [
+        ("last verdict", shown(found.get("last_verdict"))),
         ("chain", str(found["chain"])),
         ("events", f"{found['count']:,}"),
         ("head", f"#{found['last_event_id']}"),
@@ -33,18 +35,18 @@ def stats(url: str, as_json: bool) -> None:
         ("open streams", str(found["subscribers"])),
         ("batches", f"{found['batches']:,}, {found['lost_races']:,} races lost"),
         ("indexes", found["index_trouble"] or "no trouble"),
-        ("last verified", shown(found.get("last_verdict"))),
     ]
-    console().print(facts_table(facts))
+    print_facts(console(), facts)
 
 
-def shown(last: dict[str, Any] | None) -> str:
+def shown(last: dict[str, Any] | None) -> Text:
+    """The last verdict, red when it is a break: `BROKEN at #1500, found 3 min ago (2026-05-15T…): why`."""
+    text, _ = spoken(last)
     if last is None:
-        return "never"
-    if last["valid"] is None:
-        return f"{last['at']}, up to #{last['event_id']}; since then it could not be told"
-    found = f"intact up to #{last['event_id']}" if last["valid"] else f"BROKEN: {last['reason']}"
-    return f"{last['at']}, {found}"
+        return Text(text, style="yellow")
+    because = f": {printable(last['reason'])}" if last["valid"] is False else ""
+    style = {True: "green", False: "bold red", None: "yellow"}[last["valid"]]
+    return Text(f"{text} ({last['at']}){because}", style=style)
 
 
 def _replicas(count: int) -> str:

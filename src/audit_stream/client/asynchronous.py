@@ -13,7 +13,7 @@ from audit_stream.client.arguments import address_of, authorization_of, spool_at
 from audit_stream.client.draining import Draining, SpooledAppends
 from audit_stream.client.following import follow
 from audit_stream.client.http import Answer, Http, is_about_an_event
-from audit_stream.client.models import Drained, Event, Receipt, Stats, Verdict
+from audit_stream.client.models import Drained, Event, Head, Receipt, Spooled, Stats, Verdict
 from audit_stream.client.requests import Outgoing, Split, chunks, outgoing
 from audit_stream.client.wire import AsyncioWire, Request, Wire
 from audit_stream.errors import AuditStreamError, Misconfigured, Refused
@@ -208,17 +208,26 @@ class AsyncAuditClient:
                 return
 
     async def tail(
-        self, *, kind: str | None = None, source: str | None = None, after: int | None = None
+        self,
+        *,
+        kind: str | None = None,
+        source: str | None = None,
+        after: int | Receipt | Head | None = None,
     ) -> AsyncGenerator[Event, None]:
         """Yield events as they are appended, behind `after` or from the first `anext` on: in order, each once, no gap.
 
         Lost connections and restarts are waited out for as long as it takes. Raises ChainBroken when the chain
-        ends before the cursor: events were lost, or it is another chain.
+        ends before the cursor, and ChainChanged when it no longer holds the last event that was read: events were
+        lost, or it is another chain. Given an event as `after`, not only its id, it begins by looking for that one.
         """
         if after is None:
             # Known before the first connection, so that what is appended while that one fails is not missed.
-            after = (await self.stats()).last_event_id
-        events = follow(self._http, _given(kind=kind, source=source), after)
+            stats = await self.stats()
+            after = Head(stats.last_event_id, stats.latest_hash) if stats.latest_hash else stats.last_event_id
+        if isinstance(after, Spooled):
+            raise Refused(f"after: the event {after.idempotency_key} is still in {after.path}: it has no id yet")
+        cursor, known = (after, None) if isinstance(after, int) else (after.event_id, Head(after.event_id, after.hash))
+        events = follow(self._http, _given(kind=kind, source=source), cursor, known=known)
         try:
             async for event in events:
                 yield event

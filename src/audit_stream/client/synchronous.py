@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from audit_stream.client import models
 from audit_stream.client.asynchronous import TIMEOUT_S, AsyncAuditClient
-from audit_stream.client.models import Drained, Event, Receipt, Stats, Verdict
+from audit_stream.client.models import Drained, Event, Head, Receipt, Stats, Verdict
 from audit_stream.client.requests import Split
 from audit_stream.client.wire import BlockingWire, run
 from audit_stream.event import PublishRequest
@@ -90,7 +90,11 @@ class AuditClient:
         )
 
     def tail(
-        self, *, kind: str | None = None, source: str | None = None, after: int | None = None
+        self,
+        *,
+        kind: str | None = None,
+        source: str | None = None,
+        after: int | Receipt | Head | None = None,
     ) -> Generator[Event, None, None]:
         return _each(self._client.tail(kind=kind, source=source, after=after))
 

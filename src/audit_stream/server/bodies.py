@@ -1,5 +1,7 @@
 """The bodies of the answers, for the OpenAPI document. The bytes themselves are made elsewhere."""
 
+from datetime import UTC, datetime
+from time import time
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -7,6 +9,7 @@ from msgspec import Meta
 
 from audit_stream.chain import Verdict
 from audit_stream.keeper import PinKeeper
+from audit_stream.verdicts import LastVerdict, summary
 
 Hash = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="SHA-256, lower-case hex")]
 EventId = Annotated[int, Meta(ge=1)]
@@ -66,7 +69,7 @@ class ProgressBody(msgspec.Struct):
 
 
 class LastVerdictBody(msgspec.Struct):
-    """What this server found when it last verified, asked or in the background."""
+    """What was found when a server of this chain last verified, asked or in the background."""
 
     valid: Annotated[bool | None, Meta(description="null: the newest attempt could not tell")]
     checked: Annotated[int, Meta(ge=0, description="How many events held, of those that were checked then")]
@@ -75,6 +78,42 @@ class LastVerdictBody(msgspec.Struct):
     event_id: Annotated[int, Meta(ge=0, description="Up to here the chain held")]
     at: Annotated[str, Meta(description="When, RFC 3339")]
     whole_at: Annotated[str | None, Meta(description="When the whole chain was last checked and held")]
+
+    @classmethod
+    def of(cls, last: LastVerdict) -> "LastVerdictBody":
+        return cls(
+            valid=last.valid,
+            checked=last.checked,
+            first_break_at=last.first_break_at,
+            reason=last.reason,
+            event_id=last.head[0],
+            at=_moment(last.at),
+            whole_at=None if last.whole_at is None else _moment(last.whole_at),
+        )
+
+
+class ChainBody(msgspec.Struct):
+    """The last verdict in short. Without the reason: readiness is shown to those who have no token."""
+
+    verdict: Literal["intact", "broken", "unknown", "never verified"]
+    summary: Annotated[str, Meta(description="The same for people: intact up to #4121, 3 min ago")]
+    event_id: Annotated[int | None, Meta(description="Up to here the chain held")] = None
+    first_break_at: Annotated[int | None, Meta(description="The event_id at which the first link fails")] = None
+    at: Annotated[str | None, Meta(description="When that was found, RFC 3339")] = None
+
+    @classmethod
+    def of(cls, last: LastVerdict | None) -> "ChainBody":
+        if last is None:
+            return cls("never verified", "never verified")
+        verdict: Literal["intact", "broken", "unknown"]
+        verdict = "unknown" if last.valid is None else "intact" if last.valid else "broken"
+        event_id, broken_at = last.head[0], last.first_break_at
+        text = summary(last.valid, event_id, broken_at, time() - last.at)
+        return cls(verdict, text, event_id, broken_at, _moment(last.at))
+
+
+def _moment(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="milliseconds")
 
 
 class PinBody(msgspec.Struct):
@@ -108,7 +147,12 @@ class StatsBody(msgspec.Struct):
 
 
 class StatusBody(msgspec.Struct):
-    status: Literal["ok", "ready"]
+    status: Literal["ok"]
+
+
+class ReadyBody(msgspec.Struct):
+    status: Literal["ready"]
+    chain: Annotated[ChainBody, Meta(description="The last verdict; a server stays ready when it is a break")]
 
 
 class InfoBody(msgspec.Struct):
@@ -130,3 +174,4 @@ class ProblemBody(msgspec.Struct, omit_defaults=True):
     index: Annotated[int | None, Meta(description="Its place in the batch, from 0")] = None
     at: Annotated[int | None, Meta(description="The event at which the chain is damaged")] = None
     reasons: list[str] | None = None
+    chain: Annotated[ChainBody | None, Meta(description="The last verdict, where readiness was asked for")] = None

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from audit_stream import __version__
 from audit_stream.errors import AuditStreamError
 from audit_stream.server.problems import AnyRequest
-from audit_stream.spine import Spine, not_ready, spine_of
+from audit_stream.spine import Spine, spine_of
 from audit_stream.tally import FAILURES, OUTCOMES, Board, Buckets
 
 OPENMETRICS = "application/openmetrics-text"
@@ -24,9 +24,9 @@ OPENMETRICS = "application/openmetrics-text"
 @get("/metrics", include_in_schema=False)
 async def metrics(request: AnyRequest) -> Response[bytes]:
     spine = spine_of(request.app.state)
-    height, ready = await asyncio.gather(_height(spine), _ready(spine))
+    height, reasons = await asyncio.gather(_height(spine), spine.readiness.now())
     registry = CollectorRegistry()
-    registry.register(_Scrape(spine, height, ready))
+    registry.register(_Scrape(spine, height, ready=not reasons))
     if len(spine.tally.board.blocks) == 1:
         ProcessCollector(registry=registry)  # of several processes, one would speak for all
     # Not the header itself: the library stumbles over a version that is none.
@@ -41,21 +41,14 @@ async def _height(spine: Spine) -> int | None:
         return None
 
 
-async def _ready(spine: Spine) -> bool:
-    try:
-        return not await not_ready(spine)
-    except AuditStreamError:
-        return False
-
-
 class _Scrape(Collector):
-    def __init__(self, spine: Spine, height: int | None, ready: bool) -> None:
+    def __init__(self, spine: Spine, height: int | None, *, ready: bool) -> None:
         self._spine, self._height, self._ready = spine, height, ready
 
     def collect(self) -> Iterator[Metric]:
         yield from _appends(self._spine.tally.board)
         yield from _inside(self._spine.tally.board)
-        yield _gauge("ready", "1 when Redis answers, runs the script and keeps the promise", self._ready)
+        yield _gauge("ready", "1 when an append would succeed now", self._ready)
         yield _gauge("chain_height", "event_id of the newest event; absent when Redis does not tell", self._height)
         yield from _verifying(self._spine)
         build = GaugeMetricFamily(
@@ -99,17 +92,18 @@ def _inside(board: Board) -> Iterator[Metric]:
 
 
 def _verifying(spine: Spine) -> Iterator[Metric]:
-    last = spine.verdicts.last
-    told = {} if last is None else asdict(last)
+    shown, own = spine.verdicts.last, spine.verdicts.own
     valid = "1 when the chain held at the last verdict, 0 when it was broken; absent when nobody can tell"
-    yield _gauge("chain_valid", valid, told.get("valid"))
-    at = "When that verdict was reached, in seconds since 1970"
-    yield _gauge("verify_timestamp_seconds", at, told.get("at"))
-    whole_at = "When the whole chain was last checked and held, in seconds since 1970"
-    yield _gauge("verify_whole_timestamp_seconds", whole_at, told.get("whole_at"))
-    yield _gauge("verify_checked_events", "Events that held in the walk of the last verdict", told.get("checked"))
-    yield _gauge("verify_duration_seconds", "How long that walk took", told.get("took_s"))
-    yield _gauge("verify_event_id", "The event up to which the chain held", last.head[0] if last else None)
+    yield _gauge("chain_valid", valid, shown.valid if shown else None)
+    # The others are about this server's own walks: what Redis keeps must not make an old verdict look young.
+    walked = {} if own is None else asdict(own)
+    at = "When this server last reached a verdict itself, in seconds since 1970"
+    yield _gauge("verify_timestamp_seconds", at, walked.get("at"))
+    whole_at = "When this server last checked the whole chain and it held, in seconds since 1970"
+    yield _gauge("verify_whole_timestamp_seconds", whole_at, walked.get("whole_at"))
+    yield _gauge("verify_checked_events", "Events that held in its last walk", walked.get("checked"))
+    yield _gauge("verify_duration_seconds", "How long that walk took", walked.get("took_s"))
+    yield _gauge("verify_event_id", "The event up to which the chain held in it", own.head[0] if own else None)
     verdicts = CounterMetricFamily("audit_stream_verifies", "Verdicts, by what they were", labels=["verdict"])
     for outcome in OUTCOMES:
         verdicts.add_metric([outcome], spine.tally.board.total(f"verified {outcome}"))

@@ -18,7 +18,7 @@ from audit_stream.server.logs import set_up_logs
 from audit_stream.server.process import STARTUP_FAILURE, Server, load_tracing
 from audit_stream.server.workers import Workers
 from audit_stream.settings import Settings
-from audit_stream.spine import check
+from audit_stream.spine import check, findings_on
 from audit_stream.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -42,9 +42,15 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
         where = "as given"
         if settings.redis_url is None:
             valkey = stack.enter_context(EmbeddedValkey(settings.data_dir))
-            environ = {**environ, "AUDIT_STREAM_REDIS_URL": valkey.url}
+            pin = str(settings.pin or "off")
+            environ = {**environ, "AUDIT_STREAM_REDIS_URL": valkey.url, "AUDIT_STREAM_PIN": pin}
             settings = Settings.from_env(environ)
             where = f"embedded, data in {settings.data_dir}"
+        elif settings.pin is None and settings.ack.fsync and not environ.get("AUDIT_STREAM_PIN", "").strip():
+            log.warning(
+                "no pin: acknowledged events that Redis loses would go unnoticed after a restart of this server."
+                " Set AUDIT_STREAM_PIN to a file, or to off"
+            )
         facts = asyncio.run(_check(settings))
         host, port = sock.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
@@ -116,6 +122,8 @@ async def _check(settings: Settings) -> dict[str, str]:
     stream = Stream.at(settings.redis_url, settings.chain)
     try:
         facts = await check(stream, settings)
+        for finding in findings_on(facts, settings):
+            log.warning("%s", finding)
         await check_pin(stream, settings)
         return facts
     finally:

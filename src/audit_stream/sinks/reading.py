@@ -88,7 +88,8 @@ class Chain:
             if count < PAGE_EVENTS:
                 break
         yield Batch([], live=True)
-        async with aclosing(follow_in_batches(self._http, {}, head.event_id, decoded)) as following:
+        following = follow_in_batches(self._http, {}, head.event_id, decoded, on_connect=lambda: self.check(head))
+        async with aclosing(following):
             async for events in following:
                 head = linked(events, head)
                 yield Batch(events, live=True)

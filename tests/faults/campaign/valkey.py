@@ -17,8 +17,10 @@ PATIENCE_S = 30
 class Valkey:
     """Started with the block, ended with it; in between it may be killed and started again."""
 
-    def __init__(self, data_dir: Path, *, replica_of: "Valkey | None" = None) -> None:
+    def __init__(self, data_dir: Path, *, replica_of: "Valkey | None" = None, **options: str) -> None:
+        """`options` are settings of valkey.conf, with _ for -; they may be changed between two starts."""
         self.data_dir = data_dir
+        self.options = options
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis.Redis.from_url(self.url, socket_timeout=10)
@@ -34,7 +36,7 @@ class Valkey:
         self.process.kill()
         self.process.wait()
 
-    def start(self, *, replica_of: "Valkey | None" = None) -> None:
+    def start(self, *, replica_of: "Valkey | None" = None, wait: bool = True) -> None:
         """Start on the data that is there, and wait until it answers; as a replica, until it has caught up."""
         options = {
             "bind": "127.0.0.1",
@@ -45,16 +47,18 @@ class Valkey:
             "appendfsync": "always",
             "repl-diskless-sync-delay": "0",
             "logfile": str(self.data_dir / "valkey.log"),
-        }
+        } | {name.replace("_", "-"): value for name, value in self.options.items()}
         command = [str(find_server_binary())]
         for name, value in options.items():
-            command += [f"--{name}", value]
+            command += [f"--{name}", *value.split(" ")]
         if replica_of:
             command += ["--replicaof", f"127.0.0.1 {replica_of.port}"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+        if not wait:
+            return
         self.until(lambda: bool(self.client.ping()))
         if replica_of:
-            replica_of.until(lambda: replica_of.replicas() > 0)
+            replica_of.until(replica_of.is_replicated)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
@@ -65,6 +69,11 @@ class Valkey:
         """How many replicas follow it."""
         info = self.client.info("replication")
         return sum(isinstance(value, dict) and value.get("state") == "online" for value in info.values())
+
+    def is_replicated(self) -> bool:
+        """Whether a replica has on its disk what is written now; at first it is busy with writing its first copy."""
+        self.client.set("replicated", "or not")
+        return bool(self.client.execute_command("WAITAOF", 1, 1, 100)[1])
 
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + PATIENCE_S

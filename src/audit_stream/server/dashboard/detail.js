@@ -18,7 +18,16 @@ export class Detail {
     this.body = byId("detail-body");
     this.title = byId("detail-title");
     this.shown = shown;
+    this.break = { at: null, reason: null };
     byId("detail-close").addEventListener("click", () => this.close());
+  }
+
+  /** Say of the event at which the chain breaks that it does; `at` is null when there is none. */
+  mark(at, reason) {
+    this.break = { at, reason };
+    const here = at !== null && this.#event?.id === at;
+    byId("detail-break").hidden = !here;
+    if (here) byId("detail-break").textContent = `✗ The chain breaks at this event${reason ? `: ${visible(reason)}` : ""}.`;
   }
 
   get isOpen() {
@@ -36,6 +45,7 @@ export class Detail {
     const linkCheck = check();
     this.body.replaceChildren(...this.#content(event, hashCheck, linkCheck));
     this.pane.scrollTop = 0;
+    this.mark(this.break.at, this.break.reason);
     this.shown(event.id);
     if (focus) this.title.focus();
     this.#prove(event, hashCheck, linkCheck, () => asked === this.#asked);
@@ -56,6 +66,7 @@ export class Detail {
     if (!this.isOpen) return;
     this.#asked += 1;
     this.#event = null;
+    this.mark(this.break.at, this.break.reason);
     document.body.classList.remove("with-detail");
     this.title.textContent = "Event";
     this.body.replaceChildren(el("p", { class: "hint" }, "Choose an event to see it in full and to check its hash."));

@@ -40,6 +40,15 @@ export function visible(text, keep = "") {
 
 export const number = (value) => value.toLocaleString("en");
 
+/** How long ago a moment was: just now, 3 min ago, 5 h ago, 2 days ago. */
+export function ago(moment) {
+  const minutes = Math.floor((Date.now() - Date.parse(moment)) / 60_000);
+  if (minutes < 1) return "just now";
+  if (minutes < 60) return `${minutes} min ago`;
+  if (minutes < 48 * 60) return `${Math.floor(minutes / 60)} h ago`;
+  return `${Math.floor(minutes / (24 * 60))} days ago`;
+}
+
 /** The one place for short news, read out by screen readers. */
 export function announce(text) {
   byId("news").textContent = text;

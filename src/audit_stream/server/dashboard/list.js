@@ -9,6 +9,7 @@ export class EventList {
   events = [];
   newestFirst = true;
   selected = null;
+  broken = null;
   #rows = [];
   #due = false;
   #rowHeight = 30;
@@ -48,6 +49,12 @@ export class EventList {
       this.#due = false;
       this.#draw();
     });
+  }
+
+  /** Mark the event at which the chain breaks; null when there is none. */
+  mark(id) {
+    this.broken = id;
+    this.render();
   }
 
   select(id) {
@@ -127,6 +134,8 @@ export class EventList {
     element.setAttribute("aria-posinset", index + 1);
     element.setAttribute("aria-setsize", this.events.length);
     element.setAttribute("aria-selected", event.id === this.selected);
+    element.classList.toggle("broken", event.id === this.broken);
+    element.title = event.id === this.broken ? "The chain breaks at this event" : "";
   }
 
   #onClick(click) {

@@ -1,6 +1,8 @@
 // Wiring: which part tells which.
 
 import { ask, askJson, NDJSON } from "./api.js";
+import { Away } from "./away.js";
+import { Chain } from "./chain.js";
 import { Chart } from "./chart.js";
 import { Detail } from "./detail.js";
 import { byId, el } from "./dom.js";
@@ -42,9 +44,27 @@ const tail = new Tail({
   },
   onState: say,
   onGap: (text) => alarm(`${text} Press Verify.`),
+  onOther(text) {
+    byId("other-text").textContent = text;
+    byId("other").hidden = false;
+  },
 });
-const status = new Status({ onStats: watch, onSilence: () => isLive() && tail.reopen() });
-const verify = new Verify({ seen: () => tail.last, open: (event) => detail.open(event) });
+const away = new Away();
+const verify = new Verify({ seen: () => tail.last, open: (event) => detail.open(event), ended: () => status.ask() });
+const chain = new Chain({
+  onBreak(at, reason) {
+    Object.values(lists).forEach((list) => list.mark(at));
+    detail.mark(at, reason);
+  },
+  show: (at, reason) => verify.showBreak(at, reason),
+});
+const status = new Status({
+  seen: () => tail.last,
+  onStats: watch,
+  onVerdict: (last) => chain.told(last),
+  onSilence: () => isLive() && tail.reopen(),
+});
+byId("other-reload").addEventListener("click", () => location.reload());
 
 byId("live-download").addEventListener("click", () => saveEvents(live.selection, "live.ndjson"));
 downloadsAll(byId("search-download"), () => search.filter(), (text) => (byId("search-count").textContent = text));
@@ -117,7 +137,8 @@ function offerKinds(kinds) {
 // A connection can die without a word, and then looks like a quiet chain. What the server answers on another one
 // shows the difference: a head that the tail does not reach, or nothing either.
 let stoodAt = -1;
-function watch(stats) {
+function watch(stats, before) {
+  tail.headWas({ id: stats.last_event_id, hash: stats.latest_hash }, before);
   const behind = isLive() && stats.last_event_id > tail.last.id;
   if (behind && stoodAt === tail.last.id) tail.reopen();
   stoodAt = behind ? tail.last.id : -1;
@@ -128,6 +149,8 @@ const isLive = () => byId("connection").dataset.state === "live";
 function say(state, text) {
   byId("connection").dataset.state = state;
   byId("connection").textContent = text;
+  if (state === "live") away.live();
+  else if (tail.wasLive) away.lost({ soon: state === "reconnecting" });
 }
 
 function alarm(text) {

@@ -20,9 +20,9 @@ export async function readVerdict(answer, onProgress) {
 export class Verify {
   #abort = null;
 
-  /** `seen()` is the newest event this page has received; `open(id)` shows one. */
-  constructor({ seen, open }) {
-    Object.assign(this, { seen, open });
+  /** `seen()` is the newest event this page has received; `open(id)` shows one; `ended()` is told each end of a run. */
+  constructor({ seen, open, ended }) {
+    Object.assign(this, { seen, open, ended });
     this.panel = byId("verdict");
     this.button = byId("verify");
     this.bar = byId("verify-progress");
@@ -44,7 +44,7 @@ export class Verify {
       const answer = await ask("/verify", { accept: NDJSON, signal: this.#abort.signal });
       const verdict = await readVerdict(answer, (checked, expected) => this.#progress(checked, expected));
       if (verdict.valid) await this.#green(verdict, seen);
-      else await this.#red(verdict.first_break_at, verdict.reason, verdict.checked);
+      else await this.#red(verdict.first_break_at, verdict.reason, `${number(verdict.checked)} events held.`);
     } catch (error) {
       const why = error.name === "AbortError" ? "you stopped it" : error.message;
       this.#show("unknown", "Cannot tell", `No verdict was reached: ${why}. This says nothing about the chain.`);
@@ -53,7 +53,15 @@ export class Verify {
       this.button.textContent = "Verify";
       this.bar.hidden = true;
     }
+    this.ended();
     announce(`${byId("verdict-title").textContent}. ${byId("verdict-text").textContent}`);
+  }
+
+  /** Show a break that is known already, among its neighbours. */
+  async showBreak(at, reason) {
+    if (this.#abort) return;
+    await this.#red(at, visible(reason ?? "a server found it"), "");
+    this.panel.scrollIntoView({ block: "nearest" });
   }
 
   #progress(checked, expected) {
@@ -65,14 +73,15 @@ export class Verify {
   /** A chain can be intact and yet not the one that was here before: what this page has seen must be in it. */
   async #green(verdict, seen) {
     const { head, checked } = verdict;
+    const held = `${number(checked)} events held.`;
     let kept = "";
     if (seen.hash) {
       if (head.event_id < seen.id) {
-        return this.#red(head.event_id + 1, `the chain ends at #${head.event_id}, but this page has received #${seen.id}`, checked);
+        return this.#red(head.event_id + 1, `the chain ends at #${head.event_id}, but this page has received #${seen.id}`, held);
       }
       const now = head.event_id === seen.id ? head.hash : (await askEvent(seen.id)).hash;
       if (now !== seen.hash) {
-        return this.#red(seen.id, `this page has received another #${seen.id}: the chain was rewritten`, checked);
+        return this.#red(seen.id, `this page has received another #${seen.id}: the chain was rewritten`, held);
       }
       kept = ` #${seen.id}, which this page had received, is in it.`;
     }
@@ -80,8 +89,8 @@ export class Verify {
     this.#show("holds", "Intact", `${number(checked)} events hold${upto}.${kept} Indexes ${verdict.indexes}.`);
   }
 
-  async #red(at, reason, checked) {
-    this.#show("broken", `Broken at #${at}`, `${reason}. ${number(checked)} events held.`);
+  async #red(at, reason, more) {
+    this.#show("broken", `Broken at #${at}`, `${reason}. ${more}`);
     // One more than is shown, to check the first link against.
     const first = Math.max(1, at - AROUND - 1);
     const ids = Array.from({ length: at + AROUND - first + 1 }, (_, place) => first + place);

@@ -1,0 +1,35 @@
+"""What a Redis says of itself: the fields of INFO, and the settings that durability depends on."""
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+Ask = Callable[[tuple[str, ...]], Awaitable[Any]]
+"""Sends a command and returns its reply as it came."""
+
+SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+
+
+async def facts_of(ask: Ask) -> dict[str, str]:
+    """Return INFO's fields and `SETTINGS`, by their names; what this user may not read is left out."""
+    try:
+        info: bytes = await ask(("INFO",))
+    except ResponseError:
+        info = b""
+    fields = (line.partition(":") for line in info.decode(errors="replace").splitlines() if not line.startswith("#"))
+    facts = {name: value for name, colon, value in fields if colon}
+    for setting in SETTINGS:
+        try:
+            reply = await ask(("CONFIG", "GET", setting))
+        except ResponseError:
+            continue
+        texts = [text.decode(errors="replace") for text in reply]
+        facts.update(zip(texts[::2], texts[1::2], strict=True))
+    return facts
+
+
+def version_of(facts: Mapping[str, str]) -> tuple[int, ...]:
+    """Return major and minor of the Redis; for a Valkey, of the Redis that it is compatible with."""
+    return tuple(int(part) for part in re.findall(r"\d+", facts.get("redis_version", "0.0"))[:2])
