@@ -64,12 +64,17 @@ class Appender:
         idempotency_ttl: timedelta = timedelta(hours=24),
         promised: Head = NOTHING,
         tally: Tally | None = None,
+        deadline_s: float | None = None,
     ) -> None:
-        """`promised` is the newest event that an earlier run told a producer is on disk, where that is known."""
+        """`promised` is the newest event that an earlier run told a producer is on disk, where that is known.
+
+        `deadline_s` is for those who would rather wait for a slow Redis than hear of it: DEADLINE_S without it.
+        """
         self._stream = stream
         self._tally = tally or Tally()
         self._hashing = hashing
         self._ack = ack
+        self._deadline_s = deadline_s
         self._ttl_ms = int(idempotency_ttl.total_seconds() * 1000)
         self._waiting = Waiting(self._tally)
         self._flights: list[asyncio.Task[None]] = []
@@ -229,7 +234,7 @@ class Appender:
         """Call the script until its answer is definite; raises Unreachable at the deadline."""
         hashes = None if offer is None else [event.hash for event in offer]
         token = secrets.token_hex(8).encode()
-        budget_s = DEADLINE_S
+        budget_s = self._deadline_s or DEADLINE_S
         if offer is None:
             budget_s += SCRIPT_S_PER_BYTE * sum(draft.size_bytes for draft in drafts)
         doubt: Unreachable | None = None

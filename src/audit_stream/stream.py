@@ -5,12 +5,12 @@ The events stream alone is the truth; the index streams beside it can be rebuilt
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from time import perf_counter
 from typing import Any, NamedTuple, cast
 
-from redis.exceptions import ResponseError, WatchError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from audit_stream import scripts
 from audit_stream.chain import START, Event, Head, quoted
@@ -128,7 +128,8 @@ class Stream:
 
     async def close(self) -> None:
         for client in (self._tail, self._write, self._read):
-            await client.aclose()
+            with suppress(RedisError):  # all is answered: a connection that is slow to close costs nobody anything
+                await client.aclose()
 
     # --- write
 

@@ -34,6 +34,8 @@ BATCH_EVENTS = 500
 BATCH_BYTES = 3 * 1024 * 1024
 IN_FLIGHT = 2
 """While Redis writes one batch, the next is read and hashed. Larger batches gain nothing: measured 500 to 2,000."""
+PATIENCE_S = 60.0
+"""No producer waits for an answer here, so a Redis that is slow for a while ends nothing."""
 NOT_CARRIED = (
     "idempotency keys (a retry of an event from before may be appended twice)",
     "pins",
@@ -201,7 +203,7 @@ async def into_redis(stream: "Stream", plan: Plan, show: "Show") -> None:
 
     if (head := await stream.head()) != plan.start:
         raise Failed(f"the chain has grown to event #{head.event_id} since the file was checked; nothing was written")
-    async with Appender(stream) as appender:
+    async with Appender(stream, deadline_s=PATIENCE_S) as appender:
         flights: list[asyncio.Task[Head]] = []
         try:
             for batch in plan.batches():
