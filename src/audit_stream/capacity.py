@@ -17,7 +17,7 @@ SHORTEST = timedelta(hours=1)
 """A rate that was observed for less time says nothing about the next weeks."""
 FEWEST = 1_000
 """In a shorter chain, the first nodes of its streams take more memory than its events."""
-LOOK_EVERY_S = 60.0
+LOOK_EVERY_S = 10.0
 
 
 class Memory(NamedTuple):
@@ -92,7 +92,7 @@ async def look(stream: Stream, facts: Mapping[str, str]) -> Capacity | None:
 
 
 class CapacityWatch:
-    """Keeps the capacity for a minute, so that /metrics and /stats do not ask Redis each time."""
+    """Keeps the capacity for LOOK_EVERY_S, so that /metrics and /stats do not ask Redis each time."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream

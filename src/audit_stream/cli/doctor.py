@@ -1,5 +1,6 @@
 """audit-stream doctor."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -11,8 +12,8 @@ from audit_stream.cli.failures import Failed, words_of
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, printable, spoken, tell, until_reader_leaves, wants_json, write_lines
-from audit_stream.errors import AuditStreamError, Unreachable
-from audit_stream.settings import Ack
+from audit_stream.errors import AuditStreamError, ChainBroken, Unreachable
+from audit_stream.settings import Ack, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,9 +62,18 @@ class Diagnosis(NamedTuple):
 @redis_url_option()
 @setting_option("AUDIT_STREAM_CHAIN")
 @setting_option("AUDIT_STREAM_ACK")
+@setting_option("AUDIT_STREAM_TRUST_REDIS")
 @json_option
 @click.pass_context
-def doctor(ctx: click.Context, url: str, redis_url: str | None, chain: str, ack: Ack, as_json: bool) -> int:
+def doctor(
+    ctx: click.Context,
+    url: str,
+    redis_url: str | None,
+    chain: str,
+    ack: Ack,
+    trust_redis: frozenset[str] | None,
+    as_json: bool,
+) -> int:
     """Say what falls short of the promise, and how to mend it.
 
     Exit code: 0 all is fine, 1 something falls short, 2 could not tell. A server says whether it is
@@ -73,7 +83,8 @@ def doctor(ctx: click.Context, url: str, redis_url: str | None, chain: str, ack:
     choose_one(ctx, "url", "redis_url")
     try:
         if redis_url:
-            diagnosis = with_stream(redis_url, chain, lambda stream: _of_redis(stream, ack))
+            settings = Settings(data_dir=Path(), redis_url=redis_url, ack=ack, trust_redis=trust_redis or frozenset())
+            diagnosis = with_stream(redis_url, chain, lambda stream: _of_redis(stream, settings))
         else:
             diagnosis = _of_server(url)
     except Exception as error:
@@ -104,7 +115,12 @@ def _of_server(url: str) -> Diagnosis:
             if not reasons:
                 raise
             checks = [Check("ready", "no", False, "yes", str(reason)) for reason in reasons]
-        found = remote.get("stats").json()
+        try:
+            found = remote.get("stats").json()
+        except Failed:
+            if checks[0].fine:
+                raise
+            return Diagnosis(remote.url, checks)  # Redis cannot be asked, and why stands there already
     trouble = found["index_trouble"]
     checks += [
         Check("redis", str(found["redis"])),
@@ -130,11 +146,12 @@ def _of_server(url: str) -> Diagnosis:
 # --- a Redis
 
 
-async def _of_redis(stream: "Stream", ack: Ack) -> Diagnosis:
-    from audit_stream.promise import describe, judge
+async def _of_redis(stream: "Stream", settings: Settings) -> Diagnosis:
+    from audit_stream.promise import describe
+    from audit_stream.spine import findings_on
 
-    facts = await stream.facts()
-    findings = {finding.setting: finding for finding in judge(facts, ack)}
+    facts, ack = await stream.facts(), settings.ack
+    findings = {finding.setting: finding for finding in findings_on(facts, settings)}
     names = (*_ALWAYS, *_FOR_FSYNC) if ack.fsync else _ALWAYS
     checks = [_setting(name, facts, findings.pop(name, None)) for name in names]
     # A finding of a name that is not listed above is still a finding.
@@ -146,23 +163,15 @@ async def _of_redis(stream: "Stream", ack: Ack) -> Diagnosis:
 
 def _setting(name: str, facts: "Mapping[str, str]", finding: "Finding | None") -> Check:
     if finding:
-        return Check(name, finding.found, False, finding.wanted, finding.why, finding.mend)
+        # A failover may never come: it is for the operator to decide about beforehand.
+        warning = name == "failover"
+        return Check(name, finding.found, warning, finding.wanted, finding.why, finding.mend, warning)
     return Check(name, facts.get(name, facts.get(_ALSO_CALLED.get(name, ""), "as by default")))
 
 
 async def _chain(stream: "Stream") -> list[Check]:
     key = stream.keys.events.decode()
-    checks = []
-    try:
-        right = await stream.runs_scripts()
-        checks.append(
-            Check("scripts", "run, SHA-256 is right")
-            if right
-            else Check("scripts", "SHA-256 is wrong", False, "right", "Redis must be able to check a hash")
-        )
-    except AuditStreamError as error:
-        mend = "Allow this user EVAL, EVALSHA and the commands in append.lua."
-        checks.append(Check("scripts", "refused", False, "run", str(error), mend))
+    checks = [await _dry_run(stream)]
     try:
         kind = await stream.type_of(stream.keys.events)
         if kind not in ("none", "stream"):
@@ -183,6 +192,18 @@ async def _chain(stream: "Stream") -> list[Check]:
         mend = "Find out who changed it: audit-stream verify says where it breaks."
         checks.append(Check("chain", "cannot be read", False, "readable", str(error), mend))
     return checks
+
+
+async def _dry_run(stream: "Stream") -> Check:
+    try:
+        if not await stream.runs_scripts():
+            return Check("append", "refused", False, "taken", "Redis computes SHA-256 wrong in its scripts")
+        await stream.dry_run()
+    except ChainBroken as error:
+        return Check("append", "refused", False, "taken", str(error), f"{error.advice}.")
+    except AuditStreamError as error:
+        return Check("append", "refused", False, "taken", str(error))
+    return Check("append", "would be taken")
 
 
 async def _kept_verdict(stream: "Stream") -> Check:

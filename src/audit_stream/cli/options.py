@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import rich_click as click
 from click.core import ParameterSource
 
-from audit_stream.settings import VARIABLES, Ack
+from audit_stream.settings import VARIABLES
 
 DEFAULT_URL = "http://127.0.0.1:8093"
 
@@ -122,10 +122,10 @@ def setting_option(name: str) -> Decorator[Any]:
 
 
 def _checked(name: str) -> Callable[[click.Context, click.Parameter, str | None], Any]:
-    def check(_: click.Context, parameter: click.Parameter, text: str | None) -> str | Ack | None:
+    def check(_: click.Context, parameter: click.Parameter, text: str | None) -> Any:
         if not text:
             return None
-        value: str | Ack = VARIABLES[name].parse(parameter.opts[0], text)
+        value: Any = VARIABLES[name].parse(parameter.opts[0], text)
         return value
 
     return check

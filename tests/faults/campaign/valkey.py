@@ -58,7 +58,8 @@ class Valkey:
             return
         self.until(lambda: bool(self.client.ping()))
         if replica_of:
-            replica_of.until(replica_of.is_replicated)
+            logs = self.options.get("appendonly") != "no"
+            replica_of.until(replica_of.is_replicated if logs else lambda: replica_of.replicas() > 0)
 
     def kill(self) -> None:
         """SIGKILL, and wait until it is gone."""
