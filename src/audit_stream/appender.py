@@ -239,7 +239,7 @@ class Appender:
             budget_s += SCRIPT_S_PER_BYTE * sum(draft.size_bytes for draft in drafts)
         doubt: Unreachable | None = None
         try:
-            async with asyncio.timeout(budget_s):
+            async with asyncio.timeout(budget_s) as budget:
                 while True:
                     try:
                         reply = await self._stream.append(
@@ -265,6 +265,8 @@ class Appender:
                         # offer can only land once, so making it again settles which.
                         doubt = error
                         await asyncio.sleep(RETRY_S)
+                        if (budget.when() or 0.0) < asyncio.get_running_loop().time():
+                            raise TimeoutError from error  # its cancellation was lost on the way (see connection.end)
         except TimeoutError:
             reason = doubt.reason if doubt else "Redis does not answer"
             raise Unreachable(

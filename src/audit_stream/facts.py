@@ -13,11 +13,11 @@ SETTINGS = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory
 
 
 async def facts_of(ask: Ask) -> dict[str, str]:
-    """Return INFO's fields and `SETTINGS`, by their names; what this user may not read is left out."""
-    try:
-        info: bytes = await ask(("INFO",))
-    except ResponseError:
-        info = b""
+    """Return INFO's fields and `SETTINGS`, by their names; a setting that this user may not read is left out.
+
+    Raises what redis-py raises, also when INFO itself is refused.
+    """
+    info: bytes = await ask(("INFO",))
     fields = (line.partition(":") for line in info.decode(errors="replace").splitlines() if not line.startswith("#"))
     facts = {name: value for name, colon, value in fields if colon}
     for setting in SETTINGS:

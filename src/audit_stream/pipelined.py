@@ -115,7 +115,10 @@ class Pipelined:
 
         try:
             # The same name may lead to another server now, or to the same one with other settings.
-            facts = await facts_of(ask)
+            try:
+                facts = await facts_of(ask)
+            except ResponseError:
+                facts = {}  # INFO is refused: `admit` decides about a server of which nothing is known
             self.admit(facts)
         except BaseException:
             await connection.disconnect(nowait=True)

@@ -202,7 +202,7 @@ def meaning(error: Exception) -> Unreachable:
     return Unreachable(f"Redis answered {text!r}")
 
 
-_IN_SCRIPTS = ("+xadd", "+xrange", "+xrevrange", "+xinfo|stream", "+get", "+set", "+exists", "+time")
+_IN_SCRIPTS = ("+xadd", "+xrange", "+xrevrange", "+xinfo|stream", "+get", "+set", "+time")
 
 
 def _permit(text: str) -> str:

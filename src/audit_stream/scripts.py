@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from redis.asyncio import Redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from audit_stream.chain import Head
 from audit_stream.pipelined import Answered, Line, Pipelined
@@ -164,14 +164,25 @@ async def read_end(
     """Call read_end.lua: up to `count` entries after event `after`, the highest entry id that the chain ever had,
     and of each index its length (-1 where it is not a stream) and its newest entry id.
     """
-    text, sha = _read_end_script()
     keys_and_arguments = (1 + len(indexes), events_key, *indexes, after, count)
     try:
-        reply = await redis.execute_command("EVALSHA", sha, *keys_and_arguments)
-    except NoScriptError:
-        reply = await redis.execute_command("EVAL", text, *keys_and_arguments)
+        # A user without the right to write may call it so.
+        reply = await _call_read_end(redis, "_RO", keys_and_arguments)
+    except ResponseError as error:
+        # These commands came with Redis 7.0; the user may be of a time before.
+        if "unknown command" not in str(error).lower() and not isinstance(error, NoPermissionError):
+            raise
+        reply = await _call_read_end(redis, "", keys_and_arguments)
     entries, last_id, *about = reply
     return entries, last_id, list(zip(about[::2], about[1::2], strict=True))
+
+
+async def _call_read_end(redis: Redis, suffix: Literal["_RO", ""], keys_and_arguments: Sequence[Any]) -> Any:
+    text, sha = _read_end_script()
+    try:
+        return await redis.execute_command(f"EVALSHA{suffix}", sha, *keys_and_arguments)
+    except NoScriptError:
+        return await redis.execute_command(f"EVAL{suffix}", text, *keys_and_arguments)
 
 
 async def probe(redis: Redis) -> bool:

@@ -106,6 +106,29 @@ async def test_a_redis_that_refuses_writes_is_not_asked_twice(spine: Chain) -> N
     await spine.assert_is_made_of(receipts)
 
 
+async def test_producers_whose_batch_was_never_sent_are_not_told_that_it_was(
+    spine: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(appender, "DEADLINE_S", 0.3)
+
+    class LostAtTheGate(Held, Lossy):
+        """The batch that waits at the gate is lost when it opens."""
+
+    async with spine.stream(LostAtTheGate) as stream, spine.replica(stream) as replica:
+        stream.faults.extend(["reply lost"] * 1000)
+        sent, *waiting = await behind_the_gate(stream, replica, drafts(1, "sent"), drafts(1, "b"), drafts(1, "c"))
+        stream.open.set()
+        with pytest.raises(Unreachable, match="not known yet") as in_doubt:
+            await sent
+        assert in_doubt.value.in_doubt
+        for producer in waiting:
+            with pytest.raises(Unreachable, match="the connection broke; nothing was written") as caught:
+                await producer
+            assert not caught.value.in_doubt
+        stream.faults.clear()
+    assert [event.payload for event in await spine.stored()] == [b'{"text":"sent0"}']
+
+
 @pytest.fixture
 def deadlines(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Timeout]:
     """Every deadline that is set, so that a test can let one pass when it wants to."""

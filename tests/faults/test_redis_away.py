@@ -400,6 +400,21 @@ def test_a_201_waits_for_the_promised_replica(tmp_path: Path) -> None:
         check_stored(replica.url, {"one": one, "two": answer.json()})
 
 
+def test_with_fsync_a_replica_counts_when_the_event_is_on_its_disk(tmp_path: Path) -> None:
+    """WAIT would count it as soon as it is in its memory."""
+    with ExitStack() as stack:
+        primary = stack.enter_context(Plain(tmp_path / "primary"))
+        replica = stack.enter_context(Plain(tmp_path / "replica"))
+        follow(replica, primary)
+        server = stack.enter_context(server_on(primary.url, AUDIT_STREAM_ACK="fsync,replicas=1"))
+        append_until_answered(server, "on both disks")
+        replica.client.config_set("appendonly", "no")
+        check_pushback(append(server, "in its memory alone"), "only 0 of the promised 1 replicas")
+        replica.until(lambda: replica.client.xlen(f"{{{CHAIN}}}:events") == 2)
+        replica.client.config_set("appendonly", "yes")
+        append_until_answered(server, "in its memory alone")
+
+
 def test_a_replay_is_not_answered_before_the_replica_holds_the_event(tmp_path: Path) -> None:
     """Also over a new connection, which has written nothing that a WAIT could speak of."""
     with ExitStack() as stack:

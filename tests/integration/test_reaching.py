@@ -17,8 +17,10 @@ from audit_stream.errors import Denied, Misconfigured, Unreachable
 from audit_stream.settings import Settings
 from audit_stream.spine import check
 from audit_stream.stream import Stream
+from tests.e2e.terminal import run
 from tests.faults.campaign.valkey import Valkey
 from tests.faults.processes import free_port
+from tests.harness import running_server
 
 pytestmark = pytest.mark.anyio
 
@@ -127,8 +129,23 @@ async def test_settings_that_may_not_be_read_are_named_at_once(
     valkey: EmbeddedValkey, admin: redis.Redis, chain: str
 ) -> None:
     admin.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "+@all", "-config")
-    with pytest.raises(Misconfigured, match="appendfsync is not readable"):
+    with pytest.raises(Misconfigured, match="appendfsync is not readable") as caught:
         await checked(as_user(valkey, "app", "secret"), chain)
+    assert "AUDIT_STREAM_TRUST_REDIS=fsync" in str(caught.value)
+
+
+def test_an_operator_may_vouch_for_a_redis_that_hides_its_settings(
+    valkey: EmbeddedValkey, admin: redis.Redis, chain: str
+) -> None:
+    admin.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "+@all", "-config")
+    url = as_user(valkey, "app", "secret")
+    settings = {"AUDIT_STREAM_REDIS_URL": url, "AUDIT_STREAM_CHAIN": chain, "AUDIT_STREAM_TRUST_REDIS": "fsync"}
+    with running_server(**settings) as server:
+        assert server.post({"kind": "other", "source": "s", "payload": {}}).status_code == 201
+        assert server.get("/readyz").status_code == 200
+    doctor = ("doctor", "--json", "--redis-url", url)
+    assert run(*doctor, AUDIT_STREAM_CHAIN=chain).returncode == 1
+    assert run(*doctor, AUDIT_STREAM_CHAIN=chain, AUDIT_STREAM_TRUST_REDIS="fsync").returncode == 0
 
 
 async def test_a_web_server_in_place_of_a_redis_is_refused_at_once(chain: str) -> None:

@@ -66,6 +66,11 @@ FINDINGS: dict[str, tuple[dict[str, str | None], Ack, dict[str, bool]]] = {
     "no replicas": ({}, ON_TWO, {"replicas": False}),
     "one replica too few": ({"connected_slaves": "1"}, ON_TWO, {"replicas": False}),
     "replicas enough": ({"connected_slaves": "2"}, ON_TWO, {}),
+    "replicas that wait for their first copy": (
+        {"connected_slaves": "2", "slave0": "ip=::1,state=wait_bgsave", "slave1": "ip=::1,state=online"},
+        ON_TWO, {"replicas": False},
+    ),
+    "replicas that nothing waits for": ({"connected_slaves": "1"}, FSYNC, {"failover": False}),
     "fatal and not": (
         {"maxmemory-policy": "volatile-lru", "appendfsync": "no"},
         ON_TWO, {"appendfsync": True, "maxmemory-policy": False, "replicas": False},
@@ -110,3 +115,17 @@ def test_valkey_is_called_by_its_own_name_and_version() -> None:
     assert describe({"redis_version": "7.2.4", "valkey_version": "9.1.2"}) == "Valkey 9.1.2"
     assert describe({"redis_version": "7.2.4"}) == "Redis 7.2.4"
     assert describe({}) == "Redis ?"
+
+
+def test_an_operator_may_vouch_for_what_is_hidden_and_not_against_what_is_shown() -> None:
+    hidden = {name: value for name, value in KEEPS.items() if not name.startswith("append")}
+    assert judge(hidden, FSYNC, trusted={"fsync"}) == []
+    (finding,) = judge(hidden | {"appendfsync": "everysec"}, FSYNC, trusted={"fsync"})
+    assert finding.fatal
+
+
+def test_a_failover_that_loses_by_design_is_named_with_what_prevents_it() -> None:
+    (finding,) = judge(KEEPS, FSYNC, fails_over=True)
+    assert not finding.fatal
+    assert "AUDIT_STREAM_ACK=fsync,replicas=1" in str(finding)
+    assert judge(KEEPS | {"connected_slaves": "1"}, Ack(fsync=True, replicas=1), fails_over=True) == []
