@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from redis import Redis
 
 from audit_stream.embedded import EmbeddedValkey, find_server_binary
-from audit_stream.stream import Keys
+from audit_stream.keys import Keys
 from benchmarks.machine import processor
 from benchmarks.processes import a_folder
 from benchmarks.rows.filling import A_CALL, post_all

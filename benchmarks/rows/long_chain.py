@@ -8,7 +8,7 @@ from functools import partial
 
 from redis import Redis
 
-from audit_stream.stream import Keys
+from audit_stream.keys import Keys
 from benchmarks import workload
 from benchmarks.latency import Getter, p99_ms
 from benchmarks.machine import resident_mb

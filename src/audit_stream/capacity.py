@@ -75,11 +75,11 @@ def days_until_full(memory: Memory, growth: Growth) -> float | None:
 async def growth(stream: Stream) -> Growth:
     """Count the events of the last day, or since the first one, by the clock of Redis. Raises Unreachable."""
     now_ms, head = await stream.now_ms(), await stream.head()
-    first = await stream.time_index(b"0-0", count=1)
+    first = await stream.indexes.times(b"0-0", count=1)
     if not first:
         return Growth(head.event_id, 0, timedelta(0))
     window = min(DAY, timedelta(milliseconds=max(0, now_ms - int(first[0][0].partition(b"-")[0]))))
-    before = await stream.last_before(now_ms - window // timedelta(milliseconds=1))
+    before = await stream.indexes.last_before(now_ms - window // timedelta(milliseconds=1))
     return Growth(head.event_id, head.event_id - (before or 0), window)
 
 

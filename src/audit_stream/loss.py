@@ -118,9 +118,9 @@ async def accept_loss(
     if recorded is None:
         if loss.stale:
             await reindex(stream, on_progress)
-        await stream.forget_lost_keys()
+        await stream.lost_end.forget_keys()
         if loss.written:
-            await stream.end_at(loss.to)
+            await stream.lost_end.end_at(loss.to)
         recorded = await _record(stream, loss, reason)
     if loss.old:
         for path, pinned in loss.pins.items():

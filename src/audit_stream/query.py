@@ -50,12 +50,12 @@ async def select(stream: Stream, filter_: Filter) -> Selection:
     """Find the event_ids. Raises Unreachable."""
     low, high = (filter_.after or 0) + 1, None if filter_.before is None else filter_.before - 1
     if filter_.since is not None:
-        first = await stream.first_at(_ms(filter_.since))
+        first = await stream.indexes.first_at(_ms(filter_.since))
         if first is None:
             return _NOTHING
         low = max(low, first)
     if filter_.until is not None:
-        last = await stream.last_before(_ms(filter_.until))
+        last = await stream.indexes.last_before(_ms(filter_.until))
         if last is None:
             return _NOTHING
         high = last if high is None else min(high, last)
@@ -70,7 +70,7 @@ async def select(stream: Stream, filter_: Filter) -> Selection:
     if not indexes:
         return await _without_index(stream, low, high, filter_.limit, newest_first)
     if len(indexes) == 2:
-        lengths = await stream.lengths(indexes)
+        lengths = await stream.indexes.lengths(indexes)
         if lengths[1] < lengths[0]:
             indexes.reverse()
     found = await _from_indexes(stream, indexes, low, high, filter_.limit + 1, newest_first)
@@ -102,9 +102,9 @@ async def _from_indexes(
     found: list[int] = []
     while len(found) < wanted:
         count = min(INDEX_PAGE, wanted) if len(indexes) == 1 else PICK_PAGE
-        ids = await stream.index(indexes[0], low=low, high=high, count=count, newest_first=newest_first)
+        ids = await stream.indexes.ids(indexes[0], low=low, high=high, count=count, newest_first=newest_first)
         for other in indexes[1:]:
-            found += await stream.in_index(other, ids)
+            found += await stream.indexes.ids_among(other, ids)
         if len(indexes) == 1:
             found += ids
         if len(ids) < count:

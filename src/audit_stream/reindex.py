@@ -19,7 +19,8 @@ from typing import NamedTuple
 from audit_stream.chain import Event
 from audit_stream.errors import Pushback, Refused, Unreachable
 from audit_stream.query import Pace
-from audit_stream.stream import Stream, Swap
+from audit_stream.rebuilding import Swap
+from audit_stream.stream import Stream
 from audit_stream.timestamps import instant
 
 TIME_PAGE = 5_000
@@ -71,11 +72,11 @@ class _Rebuild:
         self._expected = (await self._stream.head()).event_id
         await self._catch_up()
         await self._check()
-        self._old = {self._keys.time, *await self._stream.index_keys()}
+        self._old = {self._keys.time, *await self._stream.indexes.find_keys()}
         for _ in range(ATTEMPTS):
             self._left = []
             times_after = self._time_at if self._readable_times else None
-            if await self._stream.swap_indexes(self._at, times_after, LAST_STRETCH + 1, self._finish):
+            if await self._stream.rebuilding.swap(self._at, times_after, LAST_STRETCH + 1, self._finish):
                 return Rebuilt(self._lengths[self._keys.time], len(self._lengths), self._times.estimated)
             await self._fill(self._left)
             await self._catch_up()
@@ -95,7 +96,7 @@ class _Rebuild:
 
     async def forget(self) -> None:
         with suppress(Unreachable):  # they carry a time to live
-            await self._stream.drop([self._rebuilt(key) for key in self._lengths])
+            await self._stream.rebuilding.drop([self._rebuilt(key) for key in self._lengths])
 
     async def _catch_up(self) -> None:
         pace = Pace()
@@ -103,7 +104,7 @@ class _Rebuild:
             pace.saw(events)
             # Read after the events, the time index holds whatever it will ever hold about them.
             while self._readable_times and not self._times.reach(events):
-                times = await self._stream.time_index(self._time_at, count=TIME_PAGE)
+                times = await self._stream.indexes.times(self._time_at, count=TIME_PAGE)
                 self._learn(times)
                 if len(times) < TIME_PAGE:
                     break
@@ -130,14 +131,14 @@ class _Rebuild:
 
     async def _fill(self, entries: list[tuple[bytes, bytes]]) -> None:
         if entries:
-            await self._stream.fill_indexes(entries, kept_s=KEPT_S)
+            await self._stream.rebuilding.fill(entries, kept_s=KEPT_S)
 
     def _rebuilt(self, key: bytes) -> bytes:
         return self._keys.rebuilt(self._token, key)
 
     async def _check(self) -> None:
         """A Redis that drops keys when memory runs out may have dropped the new ones."""
-        found = await self._stream.lengths([self._rebuilt(key) for key in self._lengths])
+        found = await self._stream.indexes.lengths([self._rebuilt(key) for key in self._lengths])
         if found != list(self._lengths.values()):
             raise Unreachable("Redis dropped a part of the new indexes; nothing was changed. Look at its memory.")
 

@@ -5,9 +5,10 @@ from collections import Counter
 from typing import NamedTuple
 
 from audit_stream.chain import START, Head, Verdict
+from audit_stream.entries import Page
 from audit_stream.errors import Refused
 from audit_stream.parallel import Tell, in_processes, split, usable_cores
-from audit_stream.stream import Page, Stream
+from audit_stream.stream import Stream
 from audit_stream.verifier import Walk
 
 WORTHWHILE = 60_000

@@ -15,10 +15,11 @@ from typing import NamedTuple
 
 from audit_stream.chain import Event, Head
 from audit_stream.connection import end
+from audit_stream.entries import Page
 from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import is_readable, to_json
 from audit_stream.query import Filter, fetch, select
-from audit_stream.stream import Page, Stream
+from audit_stream.stream import Stream
 from audit_stream.tally import Tally
 
 KEPT_EVENTS = 8 * 1024

@@ -60,7 +60,7 @@ class VerdictStore:
         self._verdicts.changed.clear()
         error = ""
         try:
-            if await self._stream.exchange_verdict(self._decide) and self._missing:
+            if await self._stream.kept_verdict.exchange(self._decide) and self._missing:
                 self._verdicts.hear(self._missing)
         except AuditStreamError as refusal:
             error = str(refusal)

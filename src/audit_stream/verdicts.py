@@ -27,7 +27,7 @@ from msgspec import Meta
 
 from audit_stream.chain import START, Head
 from audit_stream.errors import AuditStreamError
-from audit_stream.stream import VERDICT_BYTES
+from audit_stream.kept_verdict import VERDICT_BYTES
 from audit_stream.tally import Tally
 from audit_stream.timestamps import ago
 from audit_stream.verifier import Report

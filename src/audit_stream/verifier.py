@@ -9,9 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from audit_stream.chain import START, Head, Verdict, verify
 from audit_stream.connection import end
+from audit_stream.entries import Page
 from audit_stream.errors import ChainBroken, Refused
 from audit_stream.query import Pace
-from audit_stream.stream import Page, Stream
+from audit_stream.stream import Stream
 
 LAST_STRETCH = 2_000
 INDEX_PAGE = 5_000
@@ -151,7 +152,7 @@ class Walk:
         head, expected = verdict.head, self._expected_lengths()
         agree = {key: length == expected[key] and last_id <= head.event_id for key, (length, last_id) in ends}
         if self._deep:
-            agree = dict.fromkeys([*agree, *await self._stream.index_keys()], False)
+            agree = dict.fromkeys([*agree, *await self._stream.indexes.find_keys()], False)
         for key in [key for key, fine in agree.items() if not fine]:
             if found := await self._first_disagreement(key, head.event_id):
                 at, reason = found
@@ -205,13 +206,13 @@ class Walk:
     async def _in_index(self, key: bytes) -> AsyncIterator[int]:
         if key == self._stream.keys.time:
             at = b"0-0"
-            while entries := await self._stream.time_index(at, count=INDEX_PAGE):
+            while entries := await self._stream.indexes.times(at, count=INDEX_PAGE):
                 for _, event_id in entries:
                     yield event_id
                 at = entries[-1][0]
         else:
             low = 0
-            while ids := await self._stream.index(key, low=low, high=None, count=INDEX_PAGE):
+            while ids := await self._stream.indexes.ids(key, low=low, high=None, count=INDEX_PAGE):
                 for event_id in ids:
                     yield event_id
                 low = ids[-1] + 1

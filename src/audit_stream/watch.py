@@ -77,12 +77,12 @@ class Watch:
         await self._stop()
         # Should this fail, the lease runs out by itself.
         with contextlib.suppress(AuditStreamError):
-            await self._stream.let_go(self._token)
+            await self._stream.lease.let_go(self._token)
 
     async def _lead(self) -> None:
         while True:
             try:
-                leads = await self._stream.take_lease(self._token, int(LEASE_S * 1000))
+                leads = await self._stream.lease.take(self._token, int(LEASE_S * 1000))
             except AuditStreamError as error:
                 # Then nobody can take it from us either, and a walk under way finds the same.
                 log.warning("whose turn it is to verify could not be told: %s", error)

@@ -14,9 +14,10 @@ from audit_stream.chain import Event, verify
 from audit_stream.connection import Clients, as_it_came, connect
 from audit_stream.errors import Unreachable
 from audit_stream.event import Draft, PublishRequest, draft
+from audit_stream.keys import Keys
 from audit_stream.kinds import BUILT_IN
 from audit_stream.settings import FSYNC, Ack, Hashing
-from audit_stream.stream import Keys, Stream
+from audit_stream.stream import Stream
 from audit_stream.submission import Receipt
 from audit_stream.verifier import Walk
 

@@ -6,10 +6,11 @@ import pytest
 
 from audit_stream.appender import LOST_RACES, Appender
 from audit_stream.chain import GENESIS, START, Event, Head, link_hash
+from audit_stream.entries import FIELDS
 from audit_stream.errors import HashMismatch
 from audit_stream.event import Draft
 from audit_stream.scripts import Moved
-from audit_stream.stream import FIELDS, Stream
+from audit_stream.stream import Stream
 from audit_stream.submission import Receipt
 from tests.conformance.stores import Chain, Held, behind_the_gate, drafted, drafts, texts
 

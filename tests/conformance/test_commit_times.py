@@ -30,24 +30,24 @@ async def test_an_event_that_the_index_lacks_has_no_commit_time_and_the_others_h
     times = index(spine, seed)
     async with spine.stream(Stream) as stream:
         for wanted in ([1], [EVENTS], range(1, EVENTS + 1), range(3, EVENTS, 3), [2, 20, 21, 39], [EVENTS + 5]):
-            assert await stream.commit_times(wanted) == [times.get(event_id) for event_id in wanted]
+            assert await stream.commit_times.of(wanted) == [times.get(event_id) for event_id in wanted]
 
 
 async def test_without_an_index_no_event_has_a_commit_time(spine: Chain) -> None:
     async with spine.stream(Stream) as stream:
-        assert await stream.commit_times([1, 2]) == [None, None]
+        assert await stream.commit_times.of([1, 2]) == [None, None]
         spine.raw.set(spine.keys.time, "no stream")
-        assert await stream.commit_times([1, 2]) == [None, None]
+        assert await stream.commit_times.of([1, 2]) == [None, None]
 
 
 async def test_an_index_that_was_built_anew_meanwhile_is_searched_again(spine: Chain) -> None:
     index(spine, 1)
     async with spine.stream(Stream) as stream:
-        await stream.commit_times(range(1, 10))
+        await stream.commit_times.of(range(1, 10))
         spine.raw.delete(spine.keys.time)
         for event_id in range(1, EVENTS + 1):
             spine.raw.xadd(spine.keys.time, {"": ""}, f"7-{event_id}")
-        assert await stream.commit_times(range(10, 20)) == [7] * 10
+        assert await stream.commit_times.of(range(10, 20)) == [7] * 10
 
 
 async def test_a_restored_commit_time_is_kept_but_for_one_before_the_newest_or_after_now(spine: Chain) -> None:
@@ -60,7 +60,7 @@ async def test_a_restored_commit_time_is_kept_but_for_one_before_the_newest_or_a
             replica.append(drafts(1)),
             replica.append(drafts(2), committed=[4000, now + 10**9]),
         )
-        *kept, posted, before, after = await stream.commit_times(range(1, 9))
+        *kept, posted, before, after = await stream.commit_times.of(range(1, 9))
     assert kept == [1000, 1000, 2000, 2000, 3000]
     assert posted is not None
     assert before == posted

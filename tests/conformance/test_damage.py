@@ -154,12 +154,12 @@ async def test_commit_time_does_not_run_back_when_the_clock_does(spine: Chain) -
         spine.raw.xadd(spine.keys.time, {"": ""}, id=f"{future_ms}-1")
         receipts = [*await replica.append(drafts(2)), *await replica.append(drafts(1))]
         assert replica.index_trouble == ""
-        entries = await stream.time_index(b"0-0", count=10)
+        entries = await stream.indexes.times(b"0-0", count=10)
         assert entries == [(b"%d-%d" % (future_ms, event_id), event_id) for event_id in (1, 2, 3, 4)]
         assert [receipt.event.event_id for receipt in receipts] == [2, 3, 4]
         assert list((await select(stream, Filter())).event_ids) == [1, 2, 3, 4]
-        assert await stream.first_at(future_ms) == 1
-        assert await stream.last_before(future_ms) is None
+        assert await stream.indexes.first_at(future_ms) == 1
+        assert await stream.indexes.last_before(future_ms) is None
     await spine.stored()
 
 

@@ -76,7 +76,7 @@ def history(request: pytest.FixtureRequest) -> Iterator[History]:
         small.setattr(query, "PICK_PAGE", 7)
         runner.run(write_history(chain, stream))
         events = runner.run(stream.page(0, count=COUNT)).unbroken()
-        entries = runner.run(stream.time_index(b"0-0", count=COUNT))
+        entries = runner.run(stream.indexes.times(b"0-0", count=COUNT))
         times = {event_id: int(entry_id.partition(b"-")[0]) for entry_id, event_id in entries}
         assert len(events) == len(times) == COUNT
         yield History(runner, stream, events, times)
@@ -149,7 +149,7 @@ def test_fetching_ids_gives_their_events_in_order(history: History, ids: set[int
 @example({COUNT})
 @example(set(range(1, COUNT + 3)))
 def test_the_commit_times_of_events_are_those_of_the_time_index(history: History, ids: set[int]) -> None:
-    found = history.runner.run(history.stream.commit_times(sorted(ids)))
+    found = history.runner.run(history.stream.commit_times.of(sorted(ids)))
     assert found == [history.committed_ms.get(event_id) for event_id in sorted(ids)]
 
 
@@ -157,7 +157,7 @@ def test_reading_on_goes_on_where_the_last_commit_time_was_read(history: History
     times = [
         ms
         for first in range(1, COUNT, 7)
-        for ms in history.runner.run(history.stream.commit_times(range(first, min(first + 7, COUNT + 1))))
+        for ms in history.runner.run(history.stream.commit_times.of(range(first, min(first + 7, COUNT + 1))))
     ]
     assert times == [history.committed_ms[event_id] for event_id in range(1, COUNT + 1)]
 

@@ -192,7 +192,7 @@ def test_a_cut_that_only_redis_knows_of_is_accepted_without_a_pin(site: Site) ->
 _KILLED = """
 import os, signal, sys
 from audit_stream import loss
-from audit_stream.stream import Stream
+from audit_stream.lost_end import LostEnd
 
 def killed(owner, name, *, after):
     step, calls = getattr(owner, name), []
@@ -207,7 +207,7 @@ def killed(owner, name, *, after):
     setattr(owner, name, dying)
 
 owner, name, after = sys.argv.pop(1).split()
-killed({"loss": loss, "stream": Stream}[owner], name, after=int(after))
+killed({"loss": loss, "lost_end": LostEnd}[owner], name, after=int(after))
 from audit_stream.cli import main
 main()
 """
@@ -215,8 +215,8 @@ main()
 
 STEPS = (
     "loss reindex 0",
-    "stream forget_lost_keys 0",
-    "stream end_at 0",
+    "lost_end forget_keys 0",
+    "lost_end end_at 0",
     "loss _record 0",
     "loss give_up 0",
     "loss give_up 1",

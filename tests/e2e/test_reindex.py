@@ -11,18 +11,19 @@ from audit_stream import reindex as reindexing
 from audit_stream.chain import Event
 from audit_stream.connection import connect
 from audit_stream.errors import ChainBroken, Pushback
+from audit_stream.rebuilding import Rebuilding, Swap
 from audit_stream.reindex import CommitTimes, Rebuilt, reindex
-from audit_stream.stream import Stream, Swap
+from audit_stream.stream import Stream
 from tests.harness import ServerProcess
 
 
-class Interrupted(Stream):
-    """A chain that is appended to before and in the middle of each swap, `times` times over."""
+class Interrupted(Rebuilding):
+    """Has the chain appended to before and in the middle of each swap, `times` times over."""
 
     append: Callable[..., Any]
     times = 3
 
-    async def swap_indexes(
+    async def swap(
         self,
         after: int,
         times_after: bytes | None,
@@ -30,7 +31,7 @@ class Interrupted(Stream):
         finish: Callable[[list[Event], list[tuple[bytes, int]]], Swap | None],
     ) -> bool:
         if not self.times:
-            return await super().swap_indexes(after, times_after, count, finish)
+            return await super().swap(after, times_after, count, finish)
         self.times -= 1
         self.append()
 
@@ -38,15 +39,17 @@ class Interrupted(Stream):
             self.append()
             return finish(events, times)
 
-        return await super().swap_indexes(after, times_after, count, interrupted)
+        return await super().swap(after, times_after, count, interrupted)
 
 
 def rebuild(redis_url: str, chain: str, append: Callable[[], Any] | None = None, times: int = 0) -> Rebuilt:
     async def run() -> Rebuilt:
-        stream = Interrupted(connect(redis_url, chain), chain)
-        stream.times = times
+        clients = connect(redis_url, chain)
+        stream = Stream(clients, chain)
+        stream.rebuilding = interrupted = Interrupted(clients.write, stream.keys)
+        interrupted.times = times
         if append:
-            stream.append = append
+            interrupted.append = append
         try:
             return await reindex(stream)
         finally:

@@ -117,12 +117,12 @@ async def test_a_reader_and_a_writer_follow_a_slot_that_moved_while_they_rested(
     stream = Stream.at(cluster.url, chain)
     try:
         assert await stream.type_of(stream.keys.events) == "none"
-        await stream.fill_indexes([(stream.keys.kind(b"other"), b"1-0")], kept_s=60)
+        await stream.rebuilding.fill([(stream.keys.kind(b"other"), b"1-0")], kept_s=60)
         assert not await stream.follow_owner()
         cluster.move(chain, cluster.other(chain))
-        assert await stream.index_keys() == [stream.keys.kind(b"other")]
+        assert await stream.indexes.find_keys() == [stream.keys.kind(b"other")]
         assert await stream.type_of(stream.keys.kind(b"other")) == "stream"
-        await stream.drop([stream.keys.kind(b"other")])
+        await stream.rebuilding.drop([stream.keys.kind(b"other")])
         assert await stream.type_of(stream.keys.kind(b"other")) == "none"
         cluster.move(chain, cluster.other(chain))
         assert await stream.type_of(stream.keys.events) == "none"

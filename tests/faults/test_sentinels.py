@@ -156,7 +156,7 @@ async def refusal_to_write(sentinel: Sentinel, chain: str) -> str:
     stream = Stream.at(f"redis+sentinel://{sentinel.address}/{MASTER}", chain)
     try:
         with pytest.raises(Unreachable, match=r"127\.0\.0\.1") as caught:
-            await stream.fill_indexes([(stream.keys.time, b"1-1")], kept_s=60)
+            await stream.rebuilding.fill([(stream.keys.time, b"1-1")], kept_s=60)
         return str(caught.value)
     finally:
         await stream.close()

@@ -13,7 +13,8 @@ import pytest
 import redis
 
 from audit_stream.capacity import DAY, Capacity, CapacityWatch, Growth, growth
-from audit_stream.stream import Keys, Stream
+from audit_stream.keys import Keys
+from audit_stream.stream import Stream
 from tests.harness import ServerProcess, clean_environ
 
 Answer = TypeVar("Answer")

@@ -153,7 +153,7 @@ def test_what_is_no_verdict_is_ignored_with_one_warning_and_overwritten(
         assert replica.verdicts.last is None
         await replica.verify()
         await replica.store.agree()
-        assert parse_verdict(await replica.stream.verdict()) == replica.verdicts.own
+        assert parse_verdict(await replica.stream.kept_verdict.text()) == replica.verdicts.own
 
     run(redis_url, chain, 1, scenario)
 
@@ -175,7 +175,7 @@ def test_a_redis_that_refuses_the_write_is_logged_once_and_gets_the_verdict_when
                 ]
                 client.config_set("maxmemory", 0)
                 await replica.store.agree()
-            assert parse_verdict(await replica.stream.verdict()) == replica.verdicts.own
+            assert parse_verdict(await replica.stream.kept_verdict.text()) == replica.verdicts.own
 
         run(valkey.url, chain, 1, scenario)
 
@@ -184,8 +184,8 @@ def test_neither_a_deep_verify_nor_reindex_takes_it_for_an_index(redis_url: str,
     async def scenario(replica: Replica) -> None:
         async with replica.store:
             await replica.verify()
-        assert await replica.stream.verdict()
-        assert await replica.stream.index_keys() == []
+        assert await replica.stream.kept_verdict.text()
+        assert await replica.stream.indexes.find_keys() == []
         await replica.verify()
         assert replica.verdicts.last
         assert replica.verdicts.last.valid

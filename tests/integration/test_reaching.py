@@ -225,5 +225,5 @@ async def test_an_error_inside_a_transaction_is_said_as_redis_said_it(
     admin.execute_command("ACL", "SETUSER", "app", "reset", "on", ">secret", "~*", "+@all", "-xlen")
     async with at(as_user(valkey, "app", "secret"), chain) as stream:
         with pytest.raises(Denied) as caught:
-            await stream.lengths([stream.keys.time])
+            await stream.indexes.lengths([stream.keys.time])
     assert "what audit-stream needs: User app has no permissions to run the 'xlen' command. Permit" in str(caught.value)

@@ -9,9 +9,10 @@ import redis as redis_py
 
 from audit_stream import tail as following
 from audit_stream.appender import Appender
+from audit_stream.entries import Page
 from audit_stream.errors import Unreachable
 from audit_stream.event import PublishRequest, draft
-from audit_stream.stream import Page, Stream
+from audit_stream.stream import Stream
 from audit_stream.tail import Tail, View
 from tests.integration.sse_client import split
 

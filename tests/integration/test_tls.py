@@ -55,9 +55,9 @@ async def works(url: str, chain: str) -> dict[str, str]:
     settings = Settings.from_env({"AUDIT_STREAM_REDIS_URL": url, "AUDIT_STREAM_CHAIN": chain})
     async with at(url, chain) as stream:
         facts = await check(stream, settings)
-        await stream.fill_indexes([(stream.keys.time, b"1-1")], kept_s=60)
-        assert await stream.time_index(b"0-0", count=1) == [(b"1-1", 1)]
-        await stream.drop([stream.keys.time])
+        await stream.rebuilding.fill([(stream.keys.time, b"1-1")], kept_s=60)
+        assert await stream.indexes.times(b"0-0", count=1) == [(b"1-1", 1)]
+        await stream.rebuilding.drop([stream.keys.time])
         assert not await stream.follow_owner()
     return facts
 

@@ -228,7 +228,7 @@ def test_one_replica_verifies_at_a_time_and_another_takes_over_when_it_stops(
             async with one.watch:
                 await until(lambda: one.verdicts.last)
                 async with other.watch:
-                    assert not await other.stream.take_lease(other.tally.board.token, 300)
+                    assert not await other.stream.lease.take(other.tally.board.token, 300)
                     assert other.verdicts.last is None
                     await one.watch.__aexit__()
                     await until(lambda: other.verdicts.last)

@@ -212,7 +212,7 @@ async def _kept_verdict(stream: "Stream") -> Check:
 
     key = stream.keys.verdict.decode()
     try:
-        text = await stream.verdict()
+        text = await stream.kept_verdict.text()
         found = msgspec.to_builtins(LastVerdictBody.of(parse_verdict(text))) if text else None
     except AuditStreamError as error:
         return Check(

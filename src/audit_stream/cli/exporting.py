@@ -114,7 +114,7 @@ async def from_redis(stream: "Stream", exporting: Exporting) -> None:
         events = (await stream.page(exporting.cursor, upto=exporting.upto, count=pace.count)).unbroken()
         pace.saw(events)
         ids = [event.event_id for event in events]
-        times: Times = await stream.commit_times(ids) if exporting.timed else [None] * len(ids)
+        times: Times = await stream.commit_times.of(ids) if exporting.timed else [None] * len(ids)
         exporting.take(events, times)
 
 

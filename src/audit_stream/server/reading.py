@@ -107,7 +107,7 @@ async def _rendered(pages: AsyncIterator[list[Event]], render: Callable[[Event],
 
 async def _with_times(stream: Chain, pages: AsyncIterator[list[Event]]) -> AsyncIterator[list[bytes]]:
     async for page in pages:
-        times = await stream.commit_times([event.event_id for event in page])
+        times = await stream.commit_times.of([event.event_id for event in page])
         yield list(map(to_line, page, times))
 
 

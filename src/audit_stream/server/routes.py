@@ -99,7 +99,7 @@ async def readyz(request: AnyRequest) -> Response[ReadyBody] | Response[bytes]:
 @get("/stats", tags=["read"], summary="Count, head and promise", responses=problems(409, 503))
 async def stats(request: AnyRequest) -> StatsBody:
     spine = spine_of(request.app.state)
-    head, (count,) = await spine.stream.head(), await spine.stream.lengths([spine.stream.keys.events])
+    head, (count,) = await spine.stream.head(), await spine.stream.indexes.lengths([spine.stream.keys.events])
     facts, capacity = await spine.stream.facts(), await spine.capacity.now()
     return StatsBody(
         count=count,

@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from audit_stream import __version__
 from audit_stream.appender import Appender
 from audit_stream.event import Draft
+from audit_stream.indexes import Indexes
 from audit_stream.server.requests import current_request
 from audit_stream.server.routes import ENDPOINTS
 from audit_stream.spine import Parts
@@ -32,7 +33,13 @@ from audit_stream.verifier import Report, Walk
 FLUSH_S = 2.0
 """At the end: a collector that is away must not hold up the server's stop."""
 
-_REDIS_CALLS = ("append", "head", "page", "pick", "end", "index", "in_index", "lengths", "first_at", "last_before")
+_STREAM_CALLS = {name: name for name in ("append", "head", "page", "pick", "end")}
+_INDEX_CALLS = {name: name for name in ("lengths", "first_at", "last_before")} | {
+    "ids": "index",
+    "ids_among": "in_index",
+}
+"""Methods, and what the spans of their calls are named."""
+
 _PATHS = {endpoint.partition(" ")[2] for endpoint in ENDPOINTS}
 
 
@@ -104,10 +111,10 @@ def _route(path: str) -> str | None:
 
 
 def _stream(tracer: Tracer) -> type[Stream]:
-    def traced(name: str) -> Any:
-        plain = getattr(Stream, name)
+    def traced(owner: type[Stream] | type[Indexes], method: str, name: str) -> Any:
+        plain = getattr(owner, method)
 
-        async def call(self: Stream, *arguments: Any, **options: Any) -> Any:
+        async def call(self: Stream | Indexes, *arguments: Any, **options: Any) -> Any:
             # Of what nobody traces, like the tail's reading, no trace of its own is begun.
             if not get_current_span().is_recording():
                 return await plain(self, *arguments, **options)
@@ -117,7 +124,10 @@ def _stream(tracer: Tracer) -> type[Stream]:
 
         return call
 
-    return type("TracedStream", (Stream,), {name: traced(name) for name in _REDIS_CALLS})
+    of_indexes = {method: traced(Indexes, method, name) for method, name in _INDEX_CALLS.items()}
+    of_stream = {method: traced(Stream, method, name) for method, name in _STREAM_CALLS.items()}
+    indexes = type("TracedIndexes", (Indexes,), of_indexes)
+    return type("TracedStream", (Stream,), {**of_stream, "indexes_type": indexes})
 
 
 class _TracedSubmission(Submission):

@@ -1,0 +1,49 @@
+"""The keys of a chain in Redis."""
+
+from typing import NamedTuple
+
+
+class Keys(NamedTuple):
+    """The keys of one chain. One hash tag, so one slot in a cluster."""
+
+    chain: str
+
+    @property
+    def events(self) -> bytes:
+        return b"{%b}:events" % self.chain.encode()
+
+    @property
+    def time(self) -> bytes:
+        return b"{%b}:time" % self.chain.encode()
+
+    def kind(self, kind: bytes) -> bytes:
+        return b"{%b}:kind:%b" % (self.chain.encode(), kind)
+
+    def source(self, source: bytes) -> bytes:
+        return b"{%b}:source:%b" % (self.chain.encode(), source)
+
+    def once(self, key: bytes) -> bytes:
+        return b"{%b}:once:%b" % (self.chain.encode(), key)
+
+    def batch(self, token: bytes) -> bytes:
+        """Names a batch that the script hashes, so that a lost reply can be settled."""
+        return b"{%b}:batch:%b" % (self.chain.encode(), token)
+
+    @property
+    def verifier(self) -> bytes:
+        """Names the server that verifies in the background."""
+        return b"{%b}:verifier" % self.chain.encode()
+
+    @property
+    def verdict(self) -> bytes:
+        """The last verdict of any server, so that a known break outlives them all."""
+        return b"{%b}:verdict" % self.chain.encode()
+
+    def rebuilt(self, token: bytes, key: bytes) -> bytes:
+        """Where the index that is to stand at `key` grows until it is whole."""
+        return b"{%b}:rebuilt:%b:%b" % (self.chain.encode(), token, key.partition(b"}:")[2])
+
+
+def literally(text: bytes) -> bytes:
+    """Return the pattern for SCAN that matches this text and nothing else."""
+    return b"".join(b"\\" + bytes([c]) if c in b"*?[]\\" else bytes([c]) for c in text)
