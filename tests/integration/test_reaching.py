@@ -26,7 +26,6 @@ pytestmark = pytest.mark.anyio
 
 ALL_BUT = {
     "INFO": "-info",
-    "SCRIPT LOAD": "-script",
     "EVAL": "-eval",
     "XRANGE": "-xrange",
     "TYPE": "-type",

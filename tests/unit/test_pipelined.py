@@ -33,8 +33,9 @@ class Server:
         while data := await reader.read(65536):
             parser.feed(data)
             while (command := parser.gets()) is not False:
-                if command[0] == b"CLIENT":  # what redis-py says of itself when it connects
-                    writer.write(b"+OK\r\n")
+                # A new connection begins with what redis-py says of itself, and with what the server is asked about.
+                if answer := {b"CLIENT": b"+OK\r\n", b"INFO": b"$0\r\n\r\n", b"CONFIG": b"*0\r\n"}.get(command[0]):
+                    writer.write(answer)
                 else:
                     self.heard.put_nowait((command[1], writer))
         writer.close()

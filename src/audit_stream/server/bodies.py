@@ -190,5 +190,6 @@ class ProblemBody(msgspec.Struct, omit_defaults=True):
     field: Annotated[str | None, Meta(description="The field that is wrong")] = None
     index: Annotated[int | None, Meta(description="Its place in the batch, from 0")] = None
     at: Annotated[int | None, Meta(description="The event at which the chain is damaged")] = None
+    advice: Annotated[str | None, Meta(description="What an operator can do about that")] = None
     reasons: list[str] | None = None
     chain: Annotated[ChainBody | None, Meta(description="The last verdict, where readiness was asked for")] = None

@@ -2,6 +2,7 @@
 
 import logging
 from http import HTTPStatus
+from time import monotonic
 from typing import Any
 
 import msgspec
@@ -37,7 +38,12 @@ _STATUS: tuple[tuple[type[AuditStreamError], int], ...] = (
     (HashMismatch, 503),
 )
 
+REPEAT_S = 60.0
+MOST_LOGGED = 100
+
 log = logging.getLogger(__name__)
+_logged: dict[str, float] = {}
+"""When each evidence of damage was last logged."""
 
 AnyRequest = Request[Any, Any, Any]
 
@@ -116,8 +122,8 @@ def of_ours(_: AnyRequest | None, error: AuditStreamError) -> Response[bytes]:
     if isinstance(error, Refused):
         more = {"field": error.field, "index": error.index}
     elif isinstance(error, ChainBroken):
-        more = {"at": error.at}
-        log.error("the chain is damaged: %s", error)
+        more = {"at": error.at, "advice": error.advice}
+        _log_evidence(str(error))
     elif isinstance(error, HashMismatch):
         log.error("%s", error)
     if status in (429, 503):
@@ -125,6 +131,16 @@ def of_ours(_: AnyRequest | None, error: AuditStreamError) -> Response[bytes]:
     if challenge := getattr(error, "challenge", None):
         headers["WWW-Authenticate"] = challenge
     return problem(status, str(error), headers, **more)
+
+
+def _log_evidence(text: str) -> None:
+    """Log it, but not for every request that meets it: a damaged chain is met by all of them."""
+    now = monotonic()
+    if now - _logged.get(text, -REPEAT_S) >= REPEAT_S:
+        if len(_logged) >= MOST_LOGGED:
+            _logged.clear()
+        _logged[text] = now
+        log.error("the chain is damaged: %s", text)
 
 
 async def send_answer(response: Response[bytes], send: Send) -> None:
