@@ -13,8 +13,8 @@ from tests.faults.processes import stopped
 
 LAGGING = "only 0 of the promised 1 replicas"
 BALLAST_KEYS = 1000
-LOADS_SLOWLY = {"key_load_delay": "20000", "loading_process_events_interval_bytes": "1024"}
-"""20 ms for each key, and commands are answered every few keys."""
+LOADS_SLOWLY = {"key_load_delay": "4000", "loading_process_events_interval_bytes": "1024"}
+"""4 ms for each key. Commands are answered every 25 keys, which has to be sooner than a server gives up on Redis."""
 
 
 def kill_server(site: Site, rng: random.Random) -> None:
