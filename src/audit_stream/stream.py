@@ -17,8 +17,8 @@ from audit_stream.chain import START, Event, Head, quoted
 from audit_stream.connection import READ_TIMEOUT_S, Clients, connect, reaching, reading
 from audit_stream.errors import ChainBroken, Unreachable
 from audit_stream.event import Draft, is_readable
-from audit_stream.facts import facts_of
-from audit_stream.pipelined import Line, Pipelined
+from audit_stream.facts import facts_of, is_rewriting
+from audit_stream.pipelined import Command, Line, Pipelined
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
 from audit_stream.settings import FSYNC, Ack
 from audit_stream.tally import Tally
@@ -417,8 +417,7 @@ class Stream:
         """How many replicas hold everything that was written before this call."""
         with reaching():
             # WAIT speaks of the writes of its own connection; this one comes after all that count.
-            fence = ("SET", self.keys.batch(b"fence"), b"", "PX", 60_000)
-            _, line = await self._appends.call(fence)
+            _, line = await self._appends.call(self._fence)
         return await self._replicas_with(ack, line)
 
     async def _replicas_with(self, ack: Ack, line: Line) -> int:
@@ -442,10 +441,23 @@ class Stream:
             )
         return ready.head
 
-    async def facts_of_writer(self) -> dict[str, str]:
-        """What the Redis that takes appends says of itself now: see `facts`."""
+    @property
+    def _fence(self) -> Command:
+        """A write without meaning, to wait for."""
+        return ("SET", self.keys.batch(b"fence"), b"", "PX", 60_000)
+
+    async def facts_of_writer(self, *, fsync: bool = False) -> dict[str, str]:
+        """Return what the Redis that takes appends says of itself now: see `facts`.
+
+        With `fsync`, `aof_synced` is "no" where it does not sync what is written now. INFO does not tell: after
+        `CONFIG SET appendonly yes`, and on a replica after its first copy, nothing that is written survives a crash
+        until the first rewrite of the file is done.
+        """
         with reaching():
-            return await self._appends.facts()
+            facts = await self._appends.facts()
+            if fsync and is_rewriting(facts) and not await scripts.syncs(self._appends, self._fence):
+                facts["aof_synced"] = "no"
+            return facts
 
     def admit_writers(self, admit: Callable[[Mapping[str, str]], None]) -> None:
         """Show the facts of each server that is to take appends to `admit`, which raises where it must not."""
