@@ -12,9 +12,9 @@ from tests.faults.campaign.sites import OneSite, PairSite
 from tests.faults.processes import stopped
 
 LAGGING = "only 0 of the promised 1 replicas"
-BALLAST_KEYS = 1000
+BALLAST_KEYS = 5000
 LOADS_SLOWLY = {"key_load_delay": "4000", "loading_process_events_interval_bytes": "1024"}
-"""4 ms for each key. Commands are answered every 25 keys, which has to be sooner than a server gives up on Redis."""
+"""4 ms for each key, so 20 s for all. Commands are answered every 25 keys: sooner than a server gives up on Redis."""
 
 
 def kill_server(site: Site, rng: random.Random) -> None:
