@@ -60,9 +60,7 @@ class Site(ABC):
         self.urls = [server.url for server in self.servers]
         self.prober = Prober()
         stack.callback(self.prober.close)
-        self.readers = [
-            stack.enter_context(Reader(self.urls[turn:] + self.urls[:turn])) for turn in range(self.readers_at_once)
-        ]
+        self.readers = [self._reader(turn) for turn in range(self.readers_at_once)]
         self._ledger = Ledger(CHAIN)
         seed = rng.getrandbits(32)
         specs = [
@@ -70,6 +68,9 @@ class Site(ABC):
             for n in range(PRODUCERS)
         ]
         self.load = stack.enter_context(Load(*specs))
+
+    def _reader(self, turn: int) -> Reader:
+        return self._stack.enter_context(Reader(self.urls[turn:] + self.urls[:turn]))
 
     @abstractmethod
     def _start_redis(self, stack: ExitStack) -> list[str]:

@@ -45,6 +45,8 @@ class PairSite(OneSite):
     """A primary and its replica, and a 201 that means that both hold the event."""
 
     ack = "fsync,replicas=1"
+    _failed_over = False
+    """Since all readers were last seen to follow."""
 
     def _start_redis(self, stack: ExitStack) -> list[str]:
         addresses = super()._start_redis(stack)
@@ -59,6 +61,20 @@ class PairSite(OneSite):
             proxy.redirect(self.primary.url)
         self.replica.start(replica_of=self.primary)
         self.chain_has_moved()
+        self._failed_over = True
+
+    def _read_to_the_end(self, events: Sequence[Event], *, from_the_start: bool = False) -> None:
+        """A reader that was shown what only the dead primary had begins anew; that was answered to nobody."""
+        if self._failed_over:
+            answered = {event["hash"].encode() for answer in self._answers() for event in answer.events}
+            for turn, reader in enumerate(self.readers):
+                in_vain = reader.shown_in_vain(events)
+                assert not in_vain & answered, f"answered, shown and lost: {in_vain & answered}"
+                if in_vain or reader.gave_up():
+                    reader.process.kill()
+                    self.readers[turn] = self._reader(turn)
+        super()._read_to_the_end(events, from_the_start=from_the_start)
+        self._failed_over = False
 
 
 class SentinelSite(Site):
