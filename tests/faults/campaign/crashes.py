@@ -11,7 +11,8 @@ from tests.faults.campaign.site import Site
 from tests.faults.campaign.sites import OneSite, PairSite
 from tests.faults.processes import stopped
 
-LAGGING = "only 0 of the promised 1 replicas"
+LAGGING = ("only 0 of the promised 1 replicas", "replicas is 0, should be 1 or more")
+"""What a server says after it has waited in vain, and after it has seen that it would."""
 BALLAST_KEYS = 5000
 LOADS_SLOWLY = {"key_load_delay": "4000", "loading_process_events_interval_bytes": "1024"}
 """4 ms for each key, so 20 s for all. Commands are answered every 25 keys: sooner than a server gives up on Redis."""
@@ -103,10 +104,10 @@ def fail_over(site: PairSite, rng: random.Random) -> None:
 
 def kill_replica(site: PairSite, rng: random.Random) -> None:
     site.replica.kill()
-    site.prober.until_refused(rng.choice(site.urls), LAGGING)
+    site.prober.until_refused(rng.choice(site.urls), *LAGGING)
     site.replica.start(replica_of=site.primary)
 
 
 def stop_replica(site: PairSite, rng: random.Random) -> None:
     with stopped(site.replica.process.pid):
-        site.prober.until_refused(rng.choice(site.urls), LAGGING)
+        site.prober.until_refused(rng.choice(site.urls), *LAGGING)

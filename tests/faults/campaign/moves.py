@@ -16,7 +16,7 @@ def split_brain(site: SentinelSite, rng: random.Random) -> float:
     """
     site.net.cut()
     cut = time.monotonic()
-    site.prober.until_refused(rng.choice(site.urls), LAGGING)
+    site.prober.until_refused(rng.choice(site.urls), *LAGGING)
     if rng.random() < 0.5:
         # Intact, as far as it goes: with events at its end that no replica has.
         httpx.get(f"{rng.choice(site.urls)}/verify", timeout=10, trust_env=False)
