@@ -27,7 +27,7 @@ test: $(VENV)/.dev
 test-browser: $(VENV)/.dev
 	@$(BIN)/python -m pytest tests/dashboard $(ARGS)
 
-# Breaks everything, again and again: ARGS='--seed 7', '--injections 300', '--only "disk full"'. See docs/failures.md.
+# Breaks everything, again and again: ARGS='--seed 7', '--injections 600', '--only "disk full"'. See docs/failures.md.
 faults: $(VENV)/.dev
 	@$(BIN)/python -m tests.faults.campaign $(ARGS)
 

@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
@@ -54,6 +54,21 @@ class Sentinel:
         self.process.kill()
         self.process.wait()
 
+    def announce(self, port: int) -> None:
+        """Lead other sentinels to this port: a proxy before it. Takes effect with the start."""
+        self._config += ["sentinel announce-ip 127.0.0.1", f"sentinel announce-port {port}"]
+
+    @property
+    def client_name(self) -> bytes:
+        """How its connections name themselves, up to what each is for."""
+        connection = self.client.connection_pool.get_connection()
+        try:
+            connection.send_command("SENTINEL", "MYID")
+            run_id: str = connection.read_response()
+        finally:
+            self.client.connection_pool.release(connection)
+        return f"sentinel-{run_id[:8]}".encode()
+
     def until_it_answers(self) -> None:
         _until(lambda: bool(self.client.ping()))
 
@@ -81,7 +96,7 @@ class Watched:
     def primary(self) -> Valkey:
         """The one that the sentinels name now."""
         port = int(self.sentinels[0].view()["port"])
-        return next(server for server in self.servers if server.port == port)
+        return next(server for server in self.servers if server.announced == port)
 
     def fail_over(self) -> Valkey:
         """Make the sentinels promote a replica now, with the old primary alive; return the new primary."""
@@ -89,9 +104,10 @@ class Watched:
         self.sentinels[0].client.execute_command("SENTINEL", "FAILOVER", MASTER)
         return self.promoted_after(old)
 
-    def promoted_after(self, old: Valkey) -> Valkey:
-        """Wait until every sentinel names another primary than `old`; return it."""
-        _until(lambda: all(int(sentinel.view()["port"]) != old.port for sentinel in self.sentinels))
+    def promoted_after(self, old: Valkey, *, seen_by: Sequence[Sentinel] = ()) -> Valkey:
+        """Wait until every sentinel, or each of these, names another primary than `old`; return it."""
+        asked = seen_by or self.sentinels
+        _until(lambda: all(int(sentinel.view()["port"]) != old.announced for sentinel in asked))
         new = self.primary()
         new.until(lambda: new.client.info("replication")["role"] == "master")
         return new

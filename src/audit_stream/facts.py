@@ -30,6 +30,11 @@ async def facts_of(ask: Ask) -> dict[str, str]:
     return facts
 
 
+def is_rewriting(facts: Mapping[str, str]) -> bool:
+    """Return whether Redis writes its append-only file anew, or is about to."""
+    return "1" in (facts.get("aof_rewrite_in_progress"), facts.get("aof_rewrite_scheduled"))
+
+
 def version_of(facts: Mapping[str, str]) -> tuple[int, ...]:
     """Return major and minor of the Redis; for a Valkey, of the Redis that it is compatible with."""
     return tuple(int(part) for part in re.findall(r"\d+", facts.get("redis_version", "0.0"))[:2])

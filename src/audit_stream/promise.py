@@ -101,6 +101,10 @@ def _disk(facts: Mapping[str, str], *, vouched: bool) -> list[Finding]:
         else:
             mend = f"CONFIG SET {setting} {value}, and the same in its configuration file."
             findings.append(Finding(setting, found, value, why, mend, fatal=True))
+    if facts.get("aof_synced") == "no":
+        why = "its file is being written from the start, and until that is done nothing survives a crash"
+        mend = "Wait until the rewrite is done: aof_rewrite_in_progress in INFO is 0."
+        findings.append(Finding("appendonly", "yes but not in effect yet", "in effect", why, mend, fatal=True))
     if facts.get("aof_last_write_status", "ok") != "ok":
         why = "the last write of the append-only file failed"
         mend = "Look at the disk and at Redis' log."

@@ -17,6 +17,7 @@ from typing import Self
 from audit_stream.appender import Appender
 from audit_stream.connection import end
 from audit_stream.errors import AuditStreamError, ChainBroken, Unreachable
+from audit_stream.facts import is_rewriting
 from audit_stream.keeper import PinKeeper, contradiction
 from audit_stream.promise import judge
 from audit_stream.settings import Settings
@@ -43,6 +44,8 @@ class Readiness:
         self._ack, self._trusted = settings.ack, settings.trust_redis
         self.reasons: list[str] = []
         """Why an append would fail, as the last check found; empty when it would succeed."""
+        self._unsynced = False
+        """Whether the last check found that Redis syncs nothing while it rewrites its file."""
         self._check: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -85,7 +88,9 @@ class Readiness:
         reasons: list[str] = []
         try:
             async with asyncio.timeout(GIVE_UP_AFTER_S):
-                reasons = self._weigh(await self._stream.facts_of_writer())
+                facts = await self._stream.facts_of_writer(fsync=self._ack.fsync)
+                self._unsynced = "aof_synced" in facts
+                reasons = self._weigh(facts)
                 reasons += await self._dry_run()
         except TimeoutError:
             reasons = [SILENT]
@@ -123,6 +128,10 @@ class Readiness:
 
     def _admit(self, facts: Mapping[str, str]) -> None:
         """Refuse a server that cannot keep what a 201 means, before the first append goes to it."""
+        if is_rewriting(facts):
+            # Whether it syncs meanwhile cannot be told from these facts: check now.
+            self._appender.failed.set()
+            facts = {**facts, "aof_synced": "no"} if self._unsynced else facts
         if self._weigh(facts):
             raise Unreachable(f"{self._appender.refusing}; nothing was written", reason=self._appender.refusing)
 

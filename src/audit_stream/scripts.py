@@ -10,10 +10,13 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from audit_stream.chain import Head
-from audit_stream.pipelined import Answered, Line, Pipelined
+from audit_stream.errors import Unreachable
+from audit_stream.pipelined import Answered, Command, Line, Pipelined
 from audit_stream.settings import Ack
 
 _HERE = Path(__file__).parent
+SYNCED_WITHIN_MS = 1000
+"""Redis with appendfsync always syncs before it answers, so this is only waited for where it does not sync."""
 
 
 @cache
@@ -152,10 +155,25 @@ async def wait_for_replicas(redis: Pipelined, ack: Ack, timeout_ms: int, *, on: 
     They hold it on their disks where a 201 means a disk and the server knows WAITAOF, else in their memory.
     """
     if ack.fsync and on.knows_waitaof:
-        (_, held), _ = await redis.call(("WAITAOF", 1, ack.replicas, timeout_ms), on=on)
+        (synced, held), _ = await redis.call(("WAITAOF", 1, ack.replicas, timeout_ms), on=on)
+        if not synced:
+            # A replica's disk is no substitute: if the primary is started again, it takes the chain back.
+            raise Unreachable("Redis has not synced it to its own disk", in_doubt=True)
     else:
         held, _ = await redis.call(("WAIT", ack.replicas, timeout_ms), on=on)
     return int(held)
+
+
+async def syncs(redis: Pipelined, fence: Command) -> bool:
+    """Send the write `fence`, and return whether Redis syncs it to its disk. True where that cannot be asked."""
+    try:
+        _, line = await redis.call(fence)
+        if not line.knows_waitaof:
+            return True
+        (synced, _), _ = await redis.call(("WAITAOF", 1, 0, SYNCED_WITHIN_MS), on=line)
+    except ResponseError:
+        return True
+    return bool(synced)
 
 
 async def read_end(

@@ -19,13 +19,13 @@ from audit_stream.connection import READ_TIMEOUT_S, Clients, connect, reaching, 
 from audit_stream.entries import LAST_SEQUENCE, Page, head_of, page_of
 from audit_stream.errors import Unreachable
 from audit_stream.event import Draft
-from audit_stream.facts import facts_of
+from audit_stream.facts import facts_of, is_rewriting
 from audit_stream.indexes import Indexes
 from audit_stream.kept_verdict import KeptVerdict
 from audit_stream.keys import Keys
 from audit_stream.lease import Lease
 from audit_stream.lost_end import LostEnd
-from audit_stream.pipelined import Line, Pipelined
+from audit_stream.pipelined import Command, Line, Pipelined
 from audit_stream.reader import Reader
 from audit_stream.rebuilding import Rebuilding
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
@@ -226,8 +226,7 @@ class Stream:
         """How many replicas hold everything that was written before this call."""
         with reaching():
             # WAIT speaks of the writes of its own connection; this one comes after all that count.
-            fence = ("SET", self.keys.batch(b"fence"), b"", "PX", 60_000)
-            _, line = await self._appends.call(fence)
+            _, line = await self._appends.call(self._fence)
         return await self._replicas_with(ack, line)
 
     async def _replicas_with(self, ack: Ack, line: Line) -> int:
@@ -251,10 +250,23 @@ class Stream:
             )
         return ready.head
 
-    async def facts_of_writer(self) -> dict[str, str]:
-        """What the Redis that takes appends says of itself now: see `facts`."""
+    @property
+    def _fence(self) -> Command:
+        """A write without meaning, to wait for."""
+        return ("SET", self.keys.batch(b"fence"), b"", "PX", 60_000)
+
+    async def facts_of_writer(self, *, fsync: bool = False) -> dict[str, str]:
+        """Return what the Redis that takes appends says of itself now: see `facts`.
+
+        With `fsync`, `aof_synced` is "no" where it does not sync what is written now. INFO does not tell: after
+        `CONFIG SET appendonly yes`, and on a replica after its first copy, nothing that is written survives a crash
+        until the first rewrite of the file is done.
+        """
         with reaching():
-            return await self._appends.facts()
+            facts = await self._appends.facts()
+            if fsync and is_rewriting(facts) and not await scripts.syncs(self._appends, self._fence):
+                facts["aof_synced"] = "no"
+            return facts
 
     def admit_writers(self, admit: Callable[[Mapping[str, str]], None]) -> None:
         """Show the facts of each server that is to take appends to `admit`, which raises where it must not."""

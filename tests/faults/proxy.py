@@ -19,6 +19,7 @@ Cut = Literal["before", "after"]
 Hush = Literal["nothing", "answers", "replication", "all"]
 _FOLLOW = b"XREAD"
 _REPLICATE = b"PSYNC"
+OPENING_BYTES = 1000
 _WAITS = (b"*3\r\n$4\r\nWAIT\r\n", b"*4\r\n$7\r\nWAITAOF\r\n")
 
 
@@ -35,6 +36,9 @@ class _Link:
         self.hears_of_writes = False
         self.replicates = False
         self.drop_answer = False
+        self.opening = b""
+        """The first that the client said, by which it names itself."""
+        self.dropped = False
 
 
 class Proxy:
@@ -43,7 +47,8 @@ class Proxy:
     def __init__(self, redis_url: str) -> None:
         self._cuts: list[Cut] = []
         self._closed = self._close_after_cut = False
-        self._links: set[_Link] = set()
+        self._links: dict[_Link, asyncio.StreamWriter] = {}
+        self._cut_off: tuple[bytes, ...] = ()
         self._hush_new: Hush = "nothing"
         self.delay_s = 0.0
         """How late each answer is."""
@@ -84,9 +89,27 @@ class Proxy:
     def speak(self) -> None:
         self._hush_new = "nothing"
 
+    def cut_off(self, *peers: bytes) -> None:
+        """Drop without a word what these peers say and hear, and let all others through again.
+
+        A peer is known by the words that its connections begin with, such as PSYNC or the name of a sentinel. A
+        connection that has lost words is closed when its peer is let through again.
+        """
+
+        async def cut_off() -> None:
+            self._cut_off = peers
+            for link, client_out in self._links.items():
+                if link.dropped and not self._is_cut_off(link):
+                    client_out.transport.abort()
+
+        asyncio.run_coroutine_threadsafe(cut_off(), self._loop).result(10)
+
+    def _is_cut_off(self, link: _Link) -> bool:
+        return any(peer in link.opening for peer in self._cut_off)
+
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._port}/0"
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
         ready = threading.Event()
@@ -103,7 +126,7 @@ class Proxy:
     async def _serve(self, ready: threading.Event) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         server = await asyncio.start_server(self._take, "127.0.0.1", 0)
-        self._port: int = server.sockets[0].getsockname()[1]
+        self.port: int = server.sockets[0].getsockname()[1]
         ready.set()
         await self._stop.wait()
         server.close()  # and when the loop ends, it cancels the connections that are open
@@ -123,7 +146,7 @@ class Proxy:
             client_out.transport.abort()
             return
         link = _Link(self._hush_new)
-        self._links.add(link)
+        self._links[link] = client_out
         pumps = (
             asyncio.create_task(self._requests(client_in, redis_out, link)),
             asyncio.create_task(self._answers(redis_in, client_out, link)),
@@ -131,7 +154,7 @@ class Proxy:
         try:
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._links.discard(link)
+            del self._links[link]
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
@@ -143,6 +166,10 @@ class Proxy:
             appends = _appends(chunk)
             link.hears_of_writes |= appends or _FOLLOW in chunk
             link.replicates |= _REPLICATE in chunk
+            link.opening += chunk[: OPENING_BYTES - len(link.opening)]
+            if self._is_cut_off(link):
+                link.dropped = True
+                continue
             if link.hush == "all" or (link.hush == "replication" and link.replicates):
                 if appends:
                     self.has_dropped.set()
@@ -166,6 +193,9 @@ class Proxy:
             if link.drop_answer:
                 self._cut()
                 return
+            if self._is_cut_off(link):
+                link.dropped = True
+                continue
             if link.hush == "all" or (link.hush == "answers" and link.hears_of_writes):
                 continue
             if link.hush == "replication" and link.replicates:

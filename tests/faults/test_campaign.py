@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import redis
@@ -16,13 +16,14 @@ from tests.faults.campaign.run import Row, plan, run_round, table
 from tests.faults.campaign.site import Kind
 from tests.faults.load import Answer
 from tests.faults.processes import needs_linux
-from tests.harness import ServerProcess
+from tests.harness import ROOT, ServerProcess
 
 SEED = 7
 TOO_SLOW = {
     "half-open connections to Redis": "the live tail notices after 15 s",
     "10,000 idle connections": "so many take their time",
     "slow Redis": "slower than a server waits, it takes seconds",
+    "Redis' settings changed": "a server looks at them every ten seconds",
 }
 ON_THE_PAIR = ("failover to the replica", "SIGKILL the replica", "SIGKILL a server", "cut before the reply arrives")
 
@@ -51,6 +52,16 @@ def test_a_plan_has_every_fault_on_every_site_and_as_many_as_asked_for() -> None
     assert set(planned) == {(name, kind) for name, fault in FAULTS.items() for kind in fault.sites}
     assert rounds == list(plan(SEED, 200))
     assert rounds != list(plan(SEED + 1, 200))
+
+
+def test_the_documentation_names_every_fault_with_its_sites() -> None:
+    table = (ROOT / "docs/failures.md").read_text().partition("| faults | sites |\n|---|---|\n")[2].partition("\n\n")[0]
+    documented = {}
+    for row in table.splitlines():
+        names, where = row.strip("| ").split(" | ")
+        for name in names.partition(":")[0].split("; "):
+            documented[name] = get_args(Kind) if where == "all" else tuple(where.split(", "))
+    assert documented == {name: fault.sites for name, fault in FAULTS.items()}
 
 
 # --- it would find what it looks for

@@ -25,6 +25,8 @@ FINDINGS: dict[str, tuple[dict[str, str | None], Ack, dict[str, bool]]] = {
     "keeps memory": ({}, MEMORY, {}),
     "no append-only file": ({"appendonly": "no"}, FSYNC, {"appendonly": True}),
     "no append-only file, for memory": ({"appendonly": "no", "appendfsync": "no"}, MEMORY, {}),
+    "its first file not written yet": ({"aof_synced": "no"}, FSYNC, {"appendonly": True}),
+    "its first file not written yet, for memory": ({"aof_synced": "no"}, MEMORY, {}),
     "synced each second": ({"appendfsync": "everysec"}, FSYNC, {"appendfsync": True}),
     "synced each second, for memory": ({"appendfsync": "everysec"}, MEMORY, {}),
     "neither of the two": (

@@ -17,7 +17,7 @@ from tests.faults.campaign.run import Row, plan, run_round, table
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=random.randrange(10**6), help="the same faults in the same order")
-    parser.add_argument("--injections", type=int, default=220)
+    parser.add_argument("--injections", type=int, default=300)
     parser.add_argument("--only", action="append", default=[], choices=list(FAULTS), help="this fault; may be repeated")
     parser.add_argument("--evidence", type=Path, help="where everything is kept if an invariant breaks")
     options = parser.parse_args()

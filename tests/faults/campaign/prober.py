@@ -35,14 +35,16 @@ class Prober:
         self._open.append(name)
         return self._settle(name, url)
 
-    def until_refused(self, url: str, reason: str = "") -> None:
-        """Append events until one is answered 503 for this reason."""
+    def until_refused(self, url: str, *reasons: str) -> None:
+        """Append events until one is answered 503 for one of these reasons, or for any."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             answer = self.ask(url)
-            if answer is not None and answer.status_code == 503 and reason in answer.json()["detail"]:
-                return
-        raise AssertionError(f"{url} does not answer 503 {reason}")
+            if answer is not None and answer.status_code == 503:
+                detail = answer.json()["detail"]
+                if not reasons or any(reason in detail for reason in reasons):
+                    return
+        raise AssertionError(f"{url} does not answer 503 {' or '.join(reasons)}")
 
     def settle(self, url: str) -> None:
         """Send whatever is still open until it is answered."""

@@ -86,6 +86,16 @@ class Reader:
         with self._news:
             return self._seen[-1][0] if self._seen else 0
 
+    def shown_in_vain(self, events: Sequence[Event]) -> set[bytes]:
+        """The hashes that it saw in place of these events: those of a primary that is no more."""
+        with self._news:
+            pairs = zip(events, self._seen, strict=False)
+            return {found[1] for event, found in pairs if found != (event.event_id, event.hash)}
+
+    def gave_up(self) -> bool:
+        """Whether it came back with the id of an event that the chain does not have."""
+        return self.process.poll() is not None
+
     def check(self, events: Sequence[Event], *, from_the_start: bool = False) -> None:
         """Wait until it has come to the end of these events: it saw each of them once, in order."""
         with self._news:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import msgspec
 
-from tests.faults.campaign.faults import FAULTS, NotHere
-from tests.faults.campaign.site import Kind, Recovery, Site, site_under_load
+from tests.faults.campaign.faults import FAULTS
+from tests.faults.campaign.moments import NotHere
+from tests.faults.campaign.site import Kind, Recovery, Site
+from tests.faults.campaign.sites import SITES, site_under_load
 
 ROUND = 30
 """Injections into one site, before all of it is checked from the start and another one is built."""
@@ -35,11 +37,11 @@ def plan(seed: int, injections: int, only: Sequence[str] = ()) -> Iterator[tuple
     places = [(name, kind) for name, fault in FAULTS.items() for kind in fault.sites if not only or name in only]
     shares = [FAULTS[name].share / len(FAULTS[name].sites) for name, _ in places]
     chosen = places[:injections] + rng.choices(places, shares, k=max(0, injections - len(places)))
-    for kind in ("one", "pair"):
+    for kind in SITES:
         names = [name for name, where in chosen if where == kind]
         rng.shuffle(names)
         for batch in _batched(names, ROUND):
-            yield ("one" if kind == "one" else "pair"), batch
+            yield kind, batch
 
 
 def _batched(names: Iterable[str], size: int) -> Iterator[list[str]]:
@@ -64,11 +66,11 @@ def run_round(
                 site.load.wait_for(rng.randint(1, 8))
                 time.sleep(rng.uniform(0, 0.03))  # nowhere in particular between two answers
                 try:
-                    FAULTS[name].inject(site, rng)
+                    appends_s = FAULTS[name].inject(site, rng)
                 except NotHere as reason:
                     rows[name].not_here = str(reason)
                     continue
-                rows[name].recoveries.append(site.recovered())
+                rows[name].recoveries.append(site.recovered(appends_s))
             now = "the last injection"
             say(f"{kind}: {len(names)} injections, {site.finish()} events stored, all invariants hold")
         except Exception as error:

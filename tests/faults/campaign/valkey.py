@@ -22,6 +22,8 @@ class Valkey:
         self.data_dir = data_dir
         self.options = options
         self.port = free_port()
+        self.announced = self.port
+        """Where replicas and sentinels are led to: a proxy before it, where that is set before the start."""
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self.client = redis.Redis.from_url(self.url, socket_timeout=10)
         self._replica_of = replica_of
@@ -47,12 +49,13 @@ class Valkey:
             "appendfsync": "always",
             "repl-diskless-sync-delay": "0",
             "logfile": str(self.data_dir / "valkey.log"),
+            "replica-announce-port": str(self.announced),
         } | {name.replace("_", "-"): value for name, value in self.options.items()}
         command = [str(find_server_binary())]
         for name, value in options.items():
             command += [f"--{name}", *value.split(" ")]
         if replica_of:
-            command += ["--replicaof", f"127.0.0.1 {replica_of.port}"]
+            command += ["--replicaof", f"127.0.0.1 {replica_of.announced}"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
         if not wait:
             return
@@ -65,6 +68,16 @@ class Valkey:
         """SIGKILL, and wait until it is gone."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE_S)
+
+    def rewrite_log(self) -> None:
+        """Write all data into the base file of the log, and wait until it is done."""
+        rewrites = self.client.info("persistence")["aof_rewrites"]
+        self.client.bgrewriteaof()
+        self.until(lambda: self._rewrites_done() > rewrites)
+
+    def _rewrites_done(self) -> int:
+        info = self.client.info("persistence")
+        return int(info["aof_rewrites"]) - int(info["aof_rewrite_in_progress"]) - int(info["aof_rewrite_scheduled"])
 
     def replicas(self) -> int:
         """How many replicas follow it."""
