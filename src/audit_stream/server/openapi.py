@@ -51,6 +51,11 @@ def an_event(description: str) -> ResponseSpec:
     return ResponseSpec(EventBody, description=description, generate_examples=False)
 
 
+def an_event_or_events(description: str) -> ResponseSpec:
+    """One for one; a batch of CloudEvents is answered with as many."""
+    return ResponseSpec(EventBody | list[EventBody], description=description, generate_examples=False)
+
+
 def events(description: str) -> ResponseSpec:
     return ResponseSpec(list[EventBody], description=description, generate_examples=False)
 

@@ -22,7 +22,7 @@ from audit_stream.server.bodies import (
 from audit_stream.server.dashboard.page import dashboard
 from audit_stream.server.login import log_in, log_out, login_state
 from audit_stream.server.metrics import metrics
-from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
+from audit_stream.server.openapi import IdempotencyHeader, an_event_or_events, events, problems
 from audit_stream.server.problems import AnyRequest, problem
 from audit_stream.server.reading import get_event, query_events
 from audit_stream.server.sse import stream_events
@@ -135,8 +135,10 @@ async def stats(request: AnyRequest) -> StatsBody:
     status_code=201,
     middleware=[answered_by(append_one)],
     responses={
-        201: an_event("Appended, and what the server promises (stats: ack) is kept"),
-        200: an_event("Appended before under this idempotency key: the first receipt (Idempotent-Replayed: true)"),
+        201: an_event_or_events("Appended, and what the server promises (stats: ack) is kept"),
+        200: an_event_or_events(
+            "Appended before under this idempotency key: the first receipt (Idempotent-Replayed: true)"
+        ),
         **problems(400, 409, 413, 415, 422, 503),
     },
 )
