@@ -20,14 +20,23 @@ async def facts_of(ask: Ask) -> dict[str, str]:
     info: bytes = await ask(("INFO",))
     fields = (line.partition(":") for line in info.decode(errors="replace").splitlines() if not line.startswith("#"))
     facts = {name: value for name, colon, value in fields if colon}
-    for setting in SETTINGS:
-        try:
-            reply = await ask(("CONFIG", "GET", setting))
-        except ResponseError:
-            continue
+    try:
+        replies = [await ask(("CONFIG", "GET", *SETTINGS))]
+    except ResponseError:
+        replies = [await _one_by_one(ask, setting) for setting in SETTINGS]
+    for reply in replies:
         texts = [text.decode(errors="replace") for text in reply]
         facts.update(zip(texts[::2], texts[1::2], strict=True))
     return facts
+
+
+async def _one_by_one(ask: Ask, setting: str) -> list[bytes]:
+    """Before Redis 7.0, CONFIG GET takes one setting; and a proxy may let some be read."""
+    try:
+        reply: list[bytes] = await ask(("CONFIG", "GET", setting))
+    except ResponseError:
+        return []
+    return reply
 
 
 def is_rewriting(facts: Mapping[str, str]) -> bool:
