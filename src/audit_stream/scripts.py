@@ -91,12 +91,6 @@ class Landed(NamedTuple):
     first_id: int
 
 
-class Ready(NamedTuple):
-    """The dry run found nothing that would refuse an append."""
-
-    head: Head
-
-
 async def append(
     redis: Pipelined,
     events_key: bytes,
@@ -134,10 +128,10 @@ async def append(
     raise RuntimeError(f"append.lua answered {reply!r}")
 
 
-async def dry_run(redis: Pipelined, events_key: bytes, time_key: bytes, token_key: bytes, *, promised: Head) -> Ready:
-    """Go the way of an append without writing anything; raises what would be raised for an event."""
+async def dry_run(redis: Pipelined, events_key: bytes, time_key: bytes, token_key: bytes, *, promised: Head) -> Head:
+    """Go the way of an append without writing anything; return the head. Raises what an append would."""
     reply, _ = await _append_lua(redis, [events_key, time_key, token_key], [0, b"", *promised, 0, b""])
-    return Ready(Head(reply[1], reply[2]))
+    return Head(reply[1], reply[2])
 
 
 async def _append_lua(redis: Pipelined, keys: Sequence[bytes], argv: Sequence[bytes | int]) -> Answered:

@@ -245,10 +245,9 @@ class Stream:
         Raises Unreachable or ChainBroken, as an append would now.
         """
         with reaching():
-            ready = await scripts.dry_run(
+            return await scripts.dry_run(
                 self._appends, self.keys.events, self.keys.time, self.keys.batch(b"probe"), promised=promised
             )
-        return ready.head
 
     @property
     def _fence(self) -> Command:
