@@ -20,7 +20,7 @@ from audit_stream.atomic import Replacement, replacing
 from audit_stream.errors import Misconfigured
 
 LOCKED_S = 2.0
-"""Who has the lock writes a few bytes and lets go; one who keeps it this long hangs."""
+"""How long to wait for the lock. Its holder writes a few bytes; one that keeps it longer hangs, or was stopped."""
 LOCK_RETRY_S = 0.01
 
 
@@ -105,8 +105,11 @@ def read_pin(path: Path, *, setting: str) -> Pinned:
 
 
 def check_writable(path: Path, *, setting: str) -> None:
-    """Raises Misconfigured, naming the setting, when the file could not be written."""
-    with _named(setting, "cannot be written", path), _locked(path), replacing(path):
+    """Raise Misconfigured, naming the setting, when the file could not be written.
+
+    Does not wait for the lock: a process that was stopped while it held the lock must not keep another from starting.
+    """
+    with _named(setting, "cannot be written", path), replacing(path):
         pass
 
 
@@ -168,9 +171,9 @@ def _locked(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except BlockingIOError:
+            except BlockingIOError as error:
                 if time.monotonic() >= deadline:
-                    raise
+                    raise TimeoutError(f"another process has held the lock on its folder for {LOCKED_S:g} s") from error
             time.sleep(LOCK_RETRY_S)
         yield
     finally:

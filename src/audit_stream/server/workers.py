@@ -1,9 +1,9 @@
 """Several server processes on one listening socket, started again when they die."""
 
 import asyncio
+import contextlib
 import logging
 import os
-import select
 import signal
 import socket
 import sys
@@ -29,11 +29,11 @@ class Workers:
         self._environ, self._socket, self._count = dict(environ), sock, count
         self._running: set[Process] = set()
         self._waiting = count
-        self._stopping = False
+        self._stopped = asyncio.Event()
         self._exit_code = 0
 
     def run(self, on_started: Callable[[], None]) -> int:
-        """Run until SIGTERM or SIGINT, or until a worker cannot start; return the exit code."""
+        """Run until SIGTERM or SIGINT, or until one of the first workers cannot start; return the exit code."""
         self._on_started = on_started
         with Board.shared(Settings.from_env(self._environ).kinds, self._count) as board:
             asyncio.run(self._run(board))
@@ -46,13 +46,14 @@ class Workers:
         await asyncio.gather(*(self._keep_one(board, place) for place in range(self._count)))
 
     def _stop(self) -> None:
-        self._stopping = True
+        self._stopped.set()
         for worker in self._running:
             worker.terminate()
 
     async def _keep_one(self, board: Board, place: int) -> None:
         shared = [self._socket.fileno(), board.fd]
-        while not self._stopping:
+        ever_started = False
+        while not self._stopped.is_set():
             # Its standard input ends when this process does, however that happens, and then it stops too.
             worker = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", __name__, *map(str, [*shared, self._count, place])),
@@ -63,24 +64,31 @@ class Workers:
             )
             self._running.add(worker)
             assert worker.stdout
-            if self._stopping:
+            if self._stopped.is_set():
                 worker.terminate()
             started = await worker.stdout.readline() == _STARTED
-            if started:
+            if started and not ever_started:
                 self._waiting -= 1
                 if self._waiting == 0:
                     self._on_started()
             exit_code = await worker.wait()
             self._running.discard(worker)
             board.clear_gauges(place)
-            if self._stopping:
+            if self._stopped.is_set():
                 return
-            if not started:
-                # What keeps it from starting would keep the next one: its own log has said what it is.
+            if started:
+                ever_started = True
+                log.error("worker %d ended with code %d; another one is started", worker.pid, exit_code)
+            elif ever_started:
+                # The other workers serve on. What keeps this one from starting may pass: its own log names it.
+                log.error("the replacement of a worker did not start; the next attempt follows in %g s", RETRY_S)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(RETRY_S):
+                        await self._stopped.wait()
+            else:
+                # The first workers fail for a reason that the next ones would share.
                 self._exit_code = exit_code or STARTUP_FAILURE
                 self._stop()
-                return
-            log.error("worker %d ended with code %d; another one is started", worker.pid, exit_code)
 
 
 def main() -> int:
@@ -99,30 +107,13 @@ def main() -> int:
         server.handle_exit(signal.SIGTERM, None)
 
     # The parent decides when to stop. A Ctrl-C reaches the whole group, and it passes that on.
-    made = _made(settings, started, tally)
-    if made is None:
-        return 0
-    server = made
+    try:
+        server = Server(settings, started, tally)
+    except Misconfigured as error:
+        log.error("%s", error)
+        return STARTUP_FAILURE
     server.run(sockets=[sock])
     return 0 if server.started else STARTUP_FAILURE
-
-
-def _made(settings: Settings, on_started: Callable[[], None], tally: Tally) -> Server | None:
-    """Wait for a token file that is not right just now; None when the parent is gone.
-
-    The parent has read it before there was any worker. So this one takes the place of one that died, and to end
-    with the mistake would take those along that still serve with what they have read.
-    """
-    said = ""
-    while True:
-        try:
-            return Server(settings, on_started, tally)
-        except Misconfigured as error:
-            if str(error) != said:
-                said = str(error)
-                log.error("%s. This worker waits until that is mended.", said)
-        if select.select([sys.stdin], [], [], RETRY_S)[0]:
-            return None
 
 
 if __name__ == "__main__":
