@@ -19,7 +19,7 @@ from tests.faults.load import Load, Spec
 from tests.faults.processes import free_port, kill_valkey
 from tests.harness import ServerProcess, running_server
 
-KILLS = int(os.environ.get("AUDIT_STREAM_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("AUDIT_STREAM_TEST_KILLS", "4"))
 CHAIN = "kill"
 PRODUCERS = 2
 

@@ -250,7 +250,7 @@ def test_under_a_filter_the_cursor_still_moves(redis_url: str, chain: str) -> No
 
 
 def test_from_every_position_of_a_run_nothing_is_missed_while_it_goes_on(server: ServerProcess) -> None:
-    run_length, each = 1000, 50
+    run_length, each = 300, 50
 
     async def test() -> None:
         receipts: list[str] = []
