@@ -59,7 +59,7 @@ const broken = (last) => last?.valid === false;
 function inShort(last) {
   if (last === null) return "never verified";
   if (last.valid === false) return `BROKEN at #${last.first_break_at}`;
-  const intact = `intact up to #${number(last.event_id)}, ${ago(last.at)}`;
+  const intact = `intact ${last.event_id ? `up to #${number(last.event_id)}` : "while empty"}, ${ago(last.at)}`;
   return last.valid ? intact : `could not be checked; ${intact}`;
 }
 

@@ -9,6 +9,10 @@ const BUCKET_MS = 5_000;
 const BUCKETS = (MINUTES * 60_000) / BUCKET_MS;
 const BAR = 10;
 const HEIGHT = 100;
+/** A page that did not come to its turn for so long, as when the computer slept, gets what came in meanwhile too late. */
+const STALLED_MS = 4_000;
+/** Narrower than this part of the chart, the words about it do not fit. */
+const ROOM_FOR_WORDS = 0.3;
 
 export class Chart {
   /** Bucket number -> Map(kind -> count). */
@@ -23,27 +27,41 @@ export class Chart {
   /** How far the clock of the server is ahead of this one. */
   #ahead = 0;
 
-  /** `recoloured()` is called when a kind has another colour than before. */
-  constructor({ recoloured }) {
-    this.recoloured = recoloured;
+  #turn = Date.now();
+
+  /** `recoloured()` is called when a kind has another colour than before, `stalled()` when events came in late. */
+  constructor({ recoloured, stalled }) {
+    Object.assign(this, { recoloured, stalled });
     this.figure = byId("chart");
     this.legend = byId("legend");
-    setInterval(() => this.draw(), 1000);
+    setInterval(() => {
+      this.#turn = Date.now();
+      this.draw();
+    }, 1000);
+    document.addEventListener("visibilitychange", () => (this.#turn = Date.now()));
     onZone(() => this.draw());
   }
 
+  /** The id of the newest event that is counted. */
+  get last() {
+    return this.#last;
+  }
+
   /**
-   * Start anew from these, the newest events in ascending order, each with `committed` in ms, NaN when unknown.
+   * Count these, the newest events in ascending order, each with `committed` in ms, NaN when unknown; and move on.
+   * `goesOn`: they are all that came after `last`, and what is counted stays; else the chart starts anew.
    * `whole`: the chain has no older ones. `ahead`: ms by which the clock of the server is ahead of this one.
    */
-  load(events, { whole, ahead }) {
+  load(events, { goesOn = false, whole = false, ahead = 0 }) {
     this.#ahead = ahead;
     this.#until = null;
-    this.#buckets.clear();
-    const unknown = events.findLastIndex((event) => Number.isNaN(event.committed));
-    const counted = events.slice(unknown + 1);
-    if (whole && unknown < 0) this.#since = -Infinity;
-    else this.#since = counted[0]?.committed ?? this.#now();
+    const fresh = goesOn ? events.filter((event) => event.id > this.#last) : events;
+    const unknown = fresh.findLastIndex((event) => Number.isNaN(event.committed));
+    const counted = fresh.slice(unknown + 1);
+    if (!goesOn || unknown >= 0) {
+      this.#buckets.clear();
+      this.#since = whole && unknown < 0 ? -Infinity : (counted[0]?.committed ?? this.#now());
+    }
     this.#last = events.at(-1)?.id ?? this.#last;
     for (const event of counted) this.#count(event.kind, event.committed);
     for (const event of this.#early.splice(0)) this.add(event);
@@ -52,6 +70,10 @@ export class Chart {
 
   /** Count an event that has just come in. */
   add(event) {
+    if (this.#until === null && !document.hidden && Date.now() - this.#turn > STALLED_MS) {
+      this.#until = this.#turn + this.#ahead;
+      this.stalled();
+    }
     if (this.#until !== null) {
       this.#early.push({ id: event.id, kind: event.kind });
     } else if (event.id > this.#last) {
@@ -129,6 +151,7 @@ export class Chart {
     byId("span").textContent = span;
     byId("uncounted").hidden = uncounted === 0;
     byId("uncounted").style.width = `${uncounted * 100}%`;
+    byId("uncounted").classList.toggle("narrow", uncounted < ROOM_FOR_WORDS);
     byId("axis-end").textContent = this.#until === null ? "now" : clock(new Date(this.#until - this.#ahead));
     byId("axis-start").textContent = `${MINUTES} min ${this.#until === null ? "ago" : "earlier"}`;
     const all = [...totals.values()].reduce((sum, count) => sum + count, 0);

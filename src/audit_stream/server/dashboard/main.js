@@ -32,7 +32,10 @@ const lists = {
   live: new EventList("live", callbacks),
   search: new EventList("search", callbacks),
 };
-const chart = new Chart({ recoloured: () => Object.values(lists).forEach((list) => list.render()) });
+const chart = new Chart({
+  recoloured: () => Object.values(lists).forEach((list) => list.render()),
+  stalled: countMissed,
+});
 const sources = new Set();
 const live = new Live(lists.live, { sources, guide: () => firstEvent({ token: takesToken() }) });
 const search = new Search(lists.search, { sources });
@@ -115,7 +118,7 @@ async function begin() {
 /** The newest events; the chart starts anew from them. */
 async function newest() {
   let events = [];
-  let from = { whole: false, ahead: 0 };
+  let from = {};
   try {
     const answer = await ask(`/events?limit=${FIRST}&committed=true`, { accept: NDJSON });
     events = readCommitted(await answer.text());
@@ -126,6 +129,18 @@ async function newest() {
   }
   chart.load(events, from);
   return events;
+}
+
+/** Count what the chart missed while it stood still, at the times of the commits; if that is too much, start anew. */
+async function countMissed() {
+  try {
+    const answer = await ask(`/events?after=${chart.last}&limit=${FIRST}&committed=true`, { accept: NDJSON });
+    if (nextPage(answer) !== null) return void (await newest());
+    chart.load(readCommitted(await answer.text()), { goesOn: true, ahead: clockAhead(answer) });
+  } catch {
+    // The tail says what the matter is; the chart says from when on it counts.
+    chart.load([], {});
+  }
 }
 
 async function head() {
@@ -161,7 +176,7 @@ function say(state, text) {
   byId("connection").dataset.state = state;
   byId("connection").textContent = text;
   if (state === "live") {
-    if (away.isLost) newest().catch(() => chart.load([], { whole: false, ahead: 0 }));
+    if (away.isLost) countMissed();
     away.live();
   } else if (tail.wasLive) {
     away.lost({ soon: state === "reconnecting" });

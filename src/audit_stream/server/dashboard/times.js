@@ -16,7 +16,9 @@ export function chosenWith(select) {
   select.options[0].textContent = LOCAL === "UTC" ? "this browser's (UTC)" : LOCAL;
   select.value = utc ? "utc" : "local";
   select.addEventListener("change", () => {
-    utc = select.value === "utc";
+    const chosen = select.value === "utc";
+    if (chosen === utc) return;
+    utc = chosen;
     remember(zoneName());
     for (const action of listeners) action();
   });
