@@ -35,7 +35,7 @@ def test_what_a_verify_run_finds_is_shown_at_once_in_tile_banner_title_row_and_d
     expect(row(page, 5)).to_have_class(re.compile("broken"))
     row(page, 5).click()
     expect(page.locator("#detail-break")).to_contain_text("The chain breaks at this event: hash mismatch at event #5.")
-    page.get_by_role("button", name="The event after").click()
+    page.get_by_role("button", name="Event after").click()
     expect(page.locator("#detail-title")).to_have_text("Event #6")
     expect(page.locator("#detail-break")).to_be_hidden()
 
@@ -73,6 +73,7 @@ def test_a_break_that_is_known_is_shown_on_opening_and_stays_until_a_whole_walk_
     [
         (None, "never verified", "unknown"),
         ({"valid": True, "event_id": 4121}, "intact up to #4,121, 3 min ago", "holds"),
+        ({"valid": True, "event_id": 0}, "intact while empty, 3 min ago", "holds"),
         ({"valid": None, "event_id": 4121}, "could not be checked; intact up to #4,121, 3 min ago", "unknown"),
         ({"valid": False, "event_id": 1499, "first_break_at": 1500, "reason": "r"}, "BROKEN at #1500", "broken"),
     ],
@@ -112,6 +113,8 @@ def test_while_the_server_is_away_the_page_says_since_when_and_greys_what_is_of_
         re.compile(r"^Not connected since \d\d:\d\d:\d\d, showing what was received until then\.$")
     )
     expect(page.locator("body")).to_have_class(re.compile("away"))
+    expect(page.locator("#axis-end")).to_have_text(re.compile(r"^\d\d:\d\d:\d\d$"))  # the chart stands still
+    assert page.locator("#rate").evaluate("rate => getComputedStyle(rate).opacity") < "1"
     shot(page, "away")
     with in_its_place(server, AUDIT_STREAM_REDIS_URL=redis_url, AUDIT_STREAM_CHAIN=chain):
         expect_connection(page, "live")

@@ -72,12 +72,15 @@ def test_the_link_leads_to_the_event_before_and_on(page: Page, server: ServerPro
     open_dashboard(page, server)
     row(page, 3).click()
     expect(checks(page).nth(1)).to_have_text("the hash of #2: it holds")
-    page.get_by_role("button", name="The event before").click()
+    page.get_by_role("button", name="Event before").click()
     expect(page.locator("#detail-title")).to_have_text("Event #2")
     expect_checks(page, "holds", "holds")
     expect(row(page, 2)).to_have_attribute("aria-selected", "true")
-    page.get_by_role("button", name="The event after").click()
+    page.get_by_role("button", name="Event after").click()
     expect(page.locator("#detail-title")).to_have_text("Event #3")
+    for arrow, name in (("← #2", "Event before, ← #2"), ("#4 →", "Event after, #4 →")):
+        # The name of a control holds the text that is seen on it: who speaks to the computer says that.
+        expect(page.get_by_role("button", name=name, exact=True)).to_have_text(arrow)
 
 
 def test_an_event_that_was_changed_in_redis_does_not_hold_and_neither_does_the_next_link(

@@ -47,6 +47,8 @@ def test_a_reader_logs_in_by_keyboard_sees_the_chain_and_logs_out(page: Page, se
     page.goto(f"{server.url}/dashboard")
     expect(page.get_by_label("Token")).to_be_focused()
     expect(rows(page)).to_have_count(0)
+    # A password manager files the token under a name.
+    expect(page.locator("#login-form [autocomplete=username]")).to_have_value("audit-stream")
     for _ in range(3):
         page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_be_visible()

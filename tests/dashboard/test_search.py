@@ -36,8 +36,8 @@ def ids(page: Page, *, count: int) -> list[int]:
         ({"Id from": "2", "to": "3"}, [2, 3]),
         ({"to": "2"}, [2, 1]),
         ({"Source": "nobody"}, []),
-        ({"Committed from": "2001-01-01T00:00:00"}, [4, 3, 2, 1]),
-        ({"Committed from": "2100-01-01T00:00:00"}, []),
+        ({"Recorded from": "2001-01-01T00:00:00"}, [4, 3, 2, 1]),
+        ({"Recorded from": "2100-01-01T00:00:00"}, []),
         ({"until": "2001-01-01T00:00:00"}, []),
     ],
 )
@@ -91,6 +91,31 @@ def test_a_search_that_fails_says_why(page: Page, server: ServerProcess) -> None
     server.stop()
     search(form)
     expect(page.locator("#search-count")).to_have_text("the server cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("source", "near"),
+    [("agent", ["agent-gateway", "agent-runtime"]), ("hr-screning-api", ["hr-screening-api"]), ("zzz", [])],
+)
+def test_a_source_that_matches_none_is_answered_with_those_that_are_like_it(
+    page: Page, server: ServerProcess, source: str, near: list[str]
+) -> None:
+    names = ("agent-gateway", "agent-runtime", "hr-screening-api")
+    server.post_batch([{"kind": "other", "source": name} for name in names]).raise_for_status()
+    form = open_search(page, server)
+    form.get_by_label("Source").fill(source)
+    search(form)
+    answer = page.locator("#search-none")
+    expect(answer).to_contain_text("A source has to match exactly" if not near else "a source has to match exactly")
+    expect(answer).to_contain_text("3 sources that this page has seen")
+    expect(answer.get_by_role("button")).to_have_text(near)
+    page.get_by_role("tab", name="Live").click()
+    page.locator("#live-source").fill(source)
+    page.keyboard.press("Enter")
+    expect(page.locator("#live-none").get_by_role("button")).to_have_text(near)
+    if near:
+        page.locator("#live-none").get_by_role("button").first.click()
+        expect(row(page, 1 + names.index(near[0]))).to_be_visible()
 
 
 def events_in(download: Download) -> list[bytes]:

@@ -77,6 +77,13 @@ export function query(path, parameters) {
   return given.length ? `${path}?${new URLSearchParams(given)}` : path;
 }
 
+/** How far the server's clock is ahead of this one, in ms; 0 when they agree as well as can be seen here. */
+export function clockAhead(answer) {
+  const apart = Date.parse(answer.headers.get("Date")) - Date.now();
+  // The header has whole seconds, and the answer was on its way for a while.
+  return Math.abs(apart) > 3_000 ? apart : 0;
+}
+
 /** The address of the next page, or null. */
 export function nextPage(answer) {
   return /<([^>]*)>;\s*rel="next"/.exec(answer.headers.get("Link") ?? "")?.[1] ?? null;

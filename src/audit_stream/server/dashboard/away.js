@@ -1,12 +1,21 @@
 // While the server is not connected, what the page shows is of before, and the page says so.
 
 import { byId } from "./dom.js";
+import { clock, onZone } from "./times.js";
 
 const PATIENCE_MS = 1_500;
 
 export class Away {
   #since = null;
   #timer = 0;
+
+  constructor() {
+    onZone(() => this.#since && this.#write());
+  }
+
+  get isLost() {
+    return document.body.classList.contains("away");
+  }
 
   /** The tail is live. */
   live() {
@@ -24,12 +33,13 @@ export class Away {
     if (!soon) return;
     this.#since ??= new Date();
     const left = PATIENCE_MS - (Date.now() - this.#since);
-    this.#timer = setTimeout(() => this.#tell(), Math.max(0, left));
+    this.#timer = setTimeout(() => {
+      this.#write();
+      byId("away").hidden = false;
+    }, Math.max(0, left));
   }
 
-  #tell() {
-    const time = this.#since.toLocaleTimeString("en-GB");
-    byId("away").textContent = `Not connected since ${time}, showing what was received until then.`;
-    byId("away").hidden = false;
+  #write() {
+    byId("away").textContent = `Not connected since ${clock(this.#since)}, showing what was received until then.`;
   }
 }

@@ -1,47 +1,110 @@
-// Events by kind over the last minutes, as stacked bars.
+// Events by kind over the last minutes, as stacked bars, by the time of their commit.
 
+import { lead, REST, slotOf, SLOTS } from "./colours.js";
 import { byId, el, number, svg } from "./dom.js";
+import { clock, onZone } from "./times.js";
 
 const MINUTES = 5;
 const BUCKET_MS = 5_000;
 const BUCKETS = (MINUTES * 60_000) / BUCKET_MS;
-const SLOTS = 6;
-const REST = "rest";
 const BAR = 10;
 const HEIGHT = 100;
+/** A page that did not come to its turn for so long, as when the computer slept, gets what came in meanwhile too late. */
+const STALLED_MS = 4_000;
+/** Narrower than this part of the chart, the words about it do not fit. */
+const ROOM_FOR_WORDS = 0.3;
 
 export class Chart {
   /** Bucket number -> Map(kind -> count). */
   #buckets = new Map();
-  #slots = new Map();
+  /** Every event that was committed from here on, up to the one with the id #last, is counted. */
+  #since = Infinity;
+  #last = 0;
+  /** When the chart stands still, as nothing is known of what came after; null while it moves. */
+  #until = null;
+  /** What came in while it stood still. */
+  #early = [];
+  /** How far the clock of the server is ahead of this one. */
+  #ahead = 0;
 
-  constructor() {
+  #turn = Date.now();
+
+  /** `recoloured()` is called when a kind has another colour than before, `stalled()` when events came in late. */
+  constructor({ recoloured, stalled }) {
+    Object.assign(this, { recoloured, stalled });
     this.figure = byId("chart");
     this.legend = byId("legend");
-    setInterval(() => this.draw(), 1000);
+    setInterval(() => {
+      this.#turn = Date.now();
+      this.draw();
+    }, 1000);
+    document.addEventListener("visibilitychange", () => (this.#turn = Date.now()));
+    onZone(() => this.draw());
   }
 
-  /** Count an event: at its own time when that is within the chart, else, when it has just come in, now. */
-  add(event, { live }) {
-    const now = Date.now();
-    const own = Date.parse(event.timestamp);
-    const within = own > now - MINUTES * 60_000 && own <= now;
-    if (!within && !live) return;
-    const bucket = Math.floor((within ? own : now) / BUCKET_MS);
+  /** The id of the newest event that is counted. */
+  get last() {
+    return this.#last;
+  }
+
+  /**
+   * Count these, the newest events in ascending order, each with `committed` in ms, NaN when unknown; and move on.
+   * `goesOn`: they are all that came after `last`, and what is counted stays; else the chart starts anew.
+   * `whole`: the chain has no older ones. `ahead`: ms by which the clock of the server is ahead of this one.
+   */
+  load(events, { goesOn = false, whole = false, ahead = 0 }) {
+    this.#ahead = ahead;
+    this.#until = null;
+    const fresh = goesOn ? events.filter((event) => event.id > this.#last) : events;
+    const unknown = fresh.findLastIndex((event) => Number.isNaN(event.committed));
+    const counted = fresh.slice(unknown + 1);
+    if (!goesOn || unknown >= 0) {
+      this.#buckets.clear();
+      this.#since = whole && unknown < 0 ? -Infinity : (counted[0]?.committed ?? this.#now());
+    }
+    this.#last = events.at(-1)?.id ?? this.#last;
+    for (const event of counted) this.#count(event.kind, event.committed);
+    for (const event of this.#early.splice(0)) this.add(event);
+    this.draw();
+  }
+
+  /** Count an event that has just come in. */
+  add(event) {
+    if (this.#until === null && !document.hidden && Date.now() - this.#turn > STALLED_MS) {
+      this.#until = this.#turn + this.#ahead;
+      this.stalled();
+    }
+    if (this.#until !== null) {
+      this.#early.push({ id: event.id, kind: event.kind });
+    } else if (event.id > this.#last) {
+      this.#last = event.id;
+      this.#count(event.kind, this.#now());
+    }
+  }
+
+  /** Stand still: nothing comes in any more, and a chart that moves on would show a silence. */
+  stop() {
+    this.#until ??= this.#now();
+    this.draw();
+  }
+
+  #now() {
+    return this.#until ?? Date.now() + this.#ahead;
+  }
+
+  #count(kind, moment) {
+    const bucket = Math.floor(moment / BUCKET_MS);
     if (!this.#buckets.has(bucket)) this.#buckets.set(bucket, new Map());
     const counts = this.#buckets.get(bucket);
-    counts.set(event.kind, (counts.get(event.kind) ?? 0) + 1);
+    counts.set(kind, (counts.get(kind) ?? 0) + 1);
   }
 
-  /** The colour of a kind; it keeps it for as long as the chart shows it. */
-  slotOf = (kind) => this.#slots.get(kind) ?? REST;
-
   draw() {
-    if (document.hidden) return;
-    const newest = Math.floor(Date.now() / BUCKET_MS);
+    if (document.hidden || this.#since === Infinity) return;
+    const newest = Math.floor(this.#now() / BUCKET_MS);
     for (const bucket of this.#buckets.keys()) if (bucket <= newest - BUCKETS) this.#buckets.delete(bucket);
     const totals = this.#totals();
-    this.#assign(totals);
+    if (lead([...totals.keys()].slice(0, SLOTS.length))) this.recoloured();
     this.#bars(newest);
     this.#describe(totals, newest);
   }
@@ -54,20 +117,10 @@ export class Chart {
     return new Map([...totals].sort((a, b) => b[1] - a[1]));
   }
 
-  #assign(totals) {
-    const leading = [...totals.keys()].slice(0, SLOTS);
-    for (const kind of [...this.#slots.keys()]) if (!leading.includes(kind)) this.#slots.delete(kind);
-    for (const kind of leading) {
-      if (this.#slots.has(kind)) continue;
-      const taken = new Set(this.#slots.values());
-      this.#slots.set(kind, [...Array(SLOTS).keys()].find((slot) => !taken.has(slot)));
-    }
-  }
-
   #stack(bucket) {
     const heights = new Map();
     for (const [kind, count] of this.#buckets.get(bucket) ?? []) {
-      const slot = this.slotOf(kind);
+      const slot = slotOf(kind);
       heights.set(slot, (heights.get(slot) ?? 0) + count);
     }
     return heights;
@@ -80,7 +133,7 @@ export class Chart {
     const bars = [];
     stacks.forEach((stack, place) => {
       let top = HEIGHT;
-      for (const slot of [...Array(SLOTS).keys(), REST]) {
+      for (const slot of [...SLOTS, REST]) {
         if (!stack.has(slot)) continue;
         const height = (stack.get(slot) / peak) * HEIGHT;
         top -= height;
@@ -92,24 +145,42 @@ export class Chart {
   }
 
   #describe(totals, newest) {
+    const start = (newest - BUCKETS + 1) * BUCKET_MS;
+    const uncounted = Math.max(0, Math.min(1, (this.#since - start) / (BUCKETS * BUCKET_MS)));
+    const span = uncounted ? `since ${clock(new Date(this.#since - this.#ahead))}` : `last ${MINUTES} minutes`;
+    byId("span").textContent = span;
+    byId("uncounted").hidden = uncounted === 0;
+    byId("uncounted").style.width = `${uncounted * 100}%`;
+    byId("uncounted").classList.toggle("narrow", uncounted < ROOM_FOR_WORDS);
+    byId("axis-end").textContent = this.#until === null ? "now" : clock(new Date(this.#until - this.#ahead));
+    byId("axis-start").textContent = `${MINUTES} min ${this.#until === null ? "ago" : "earlier"}`;
     const all = [...totals.values()].reduce((sum, count) => sum + count, 0);
-    this.figure.setAttribute("aria-label", `${number(all)} events in the last ${MINUTES} minutes`);
-    byId("rate").textContent = `${this.#now(newest)} /s`;
-    const rest = [...totals].filter(([kind]) => !this.#slots.has(kind)).reduce((sum, [, count]) => sum + count, 0);
-    const named = [...totals].filter(([kind]) => this.#slots.has(kind)).map(([kind, count]) => [this.slotOf(kind), kind, count]);
+    const within = uncounted ? `${span}; what was recorded before is not counted` : `in the ${span}`;
+    this.figure.setAttribute("aria-label", `${number(all)} events ${within}`);
+    this.legend.setAttribute("aria-label", `Events by kind, ${span}`);
+    byId("rate").textContent = this.#rate(newest, all);
+    this.#list(totals, uncounted ? span : `in the ${span}`);
+  }
+
+  #list(totals, within) {
+    const rest = [...totals].filter(([kind]) => slotOf(kind) === REST).reduce((sum, [, count]) => sum + count, 0);
+    const named = [...totals].filter(([kind]) => slotOf(kind) !== REST).map(([kind, count]) => [slotOf(kind), kind, count]);
     const rows = rest ? [...named, [REST, "all others", rest]] : named;
     this.legend.replaceChildren(
-      ...(rows.length ? rows.map(legendRow) : [el("li", { class: "hint" }, "no events in these minutes")]),
+      ...(rows.length ? rows.map(legendRow) : [el("li", { class: "hint" }, `none ${within}`)]),
     );
   }
 
-  /** Over the last two whole buckets: one that has only begun would say too little. */
-  #now(newest) {
+  /** Over the last two whole buckets: one that has only begun would say too little. Without them, over what is counted. */
+  #rate(newest, all) {
+    const counted = this.#now() - this.#since;
+    if (counted < 1_000) return "…";
+    if (this.#since > (newest - 2) * BUCKET_MS) return `${perSecond(all, counted / BUCKET_MS)} /s`;
     let count = 0;
     for (const bucket of [newest - 1, newest - 2]) {
       for (const some of this.#buckets.get(bucket)?.values() ?? []) count += some;
     }
-    return perSecond(count, 2);
+    return `${perSecond(count, 2)} /s`;
   }
 }
 

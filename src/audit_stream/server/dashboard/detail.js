@@ -1,8 +1,9 @@
 // One event in full, checked here while the reader looks on.
 
 import { askEvent } from "./api.js";
-import { announce, button, byId, el, number, visible } from "./dom.js";
+import { announce, button, byId, copyButton, el, number, visible } from "./dom.js";
 import { checkHash, checkLink, preimage } from "./proof.js";
+import { When } from "./when.js";
 import { layOut } from "./wire.js";
 
 const MOST_SHOWN = 100_000;
@@ -18,6 +19,7 @@ export class Detail {
     this.body = byId("detail-body");
     this.title = byId("detail-title");
     this.shown = shown;
+    this.when = new When();
     this.break = { at: null, reason: null };
     byId("detail-close").addEventListener("click", () => this.close());
   }
@@ -48,6 +50,7 @@ export class Detail {
     this.mark(this.break.at, this.break.reason);
     this.shown(event.id);
     if (focus) this.title.focus();
+    this.when.show(event);
     this.#prove(event, hashCheck, linkCheck, () => asked === this.#asked);
   }
 
@@ -100,7 +103,8 @@ export class Detail {
         { class: "fields" },
         ...field("Kind", event.kind),
         ...field("Source", visible(event.source)),
-        ...field("Timestamp", visible(event.timestamp)),
+        ...field("Happened", this.when.happened, "", this.when.sent),
+        ...field("Recorded", this.when.recorded, "", this.when.apart),
         ...field("Hash", event.hash, "mono", hashCheck),
         ...field("Previous hash", event.prev, "mono", linkCheck),
       ),
@@ -109,10 +113,12 @@ export class Detail {
         { class: "actions" },
         button(`← #${event.id - 1}`, () => this.openId(event.id - 1), {
           disabled: event.id === 1,
-          "aria-label": "The event before",
+          "aria-label": `Event before, ← #${event.id - 1}`,
         }),
-        button(`#${event.id + 1} →`, () => this.openId(event.id + 1), { "aria-label": "The event after" }),
-        button("Copy JSON", () => copy(event.text)),
+        button(`#${event.id + 1} →`, () => this.openId(event.id + 1), {
+          "aria-label": `Event after, #${event.id + 1} →`,
+        }),
+        copyButton("Copy JSON", event.text),
       ),
       el("h3", {}, "Payload"),
       el("pre", { class: "payload", tabindex: "0", "aria-label": "Payload" }, text),
@@ -144,14 +150,5 @@ function readable(payload) {
     return layOut(payload);
   } catch {
     return payload;
-  }
-}
-
-async function copy(text) {
-  try {
-    await navigator.clipboard.writeText(text);
-    announce("Copied");
-  } catch {
-    announce("This browser does not let the page copy");
   }
 }

@@ -28,6 +28,23 @@ export function button(label, action, attributes = {}) {
   return made;
 }
 
+/** A button that copies a text, and says for a moment that it did. */
+export function copyButton(label, text, attributes = {}) {
+  const made = button(label, copy, attributes);
+  async function copy() {
+    try {
+      await navigator.clipboard.writeText(text);
+      made.textContent = "Copied";
+      announce("Copied");
+    } catch {
+      made.textContent = "Not copied";
+      announce("This browser does not let the page copy");
+    }
+    setTimeout(() => (made.textContent = label), 2_000);
+  }
+  return made;
+}
+
 // Control, zero-width and direction characters can make one text look like another.
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/g;
 

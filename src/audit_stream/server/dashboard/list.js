@@ -1,6 +1,8 @@
 // A list of events. However long it is, only the rows in view are in the document.
 
-import { el, visible } from "./dom.js";
+import { slotOf } from "./colours.js";
+import { byId, el, visible } from "./dom.js";
+import { inFull, inShort, onZone, zoneName } from "./times.js";
 
 const SPARE_ROWS = 6;
 const PREVIEW = 160;
@@ -15,14 +17,17 @@ export class EventList {
   #rowHeight = 30;
 
   /** `open(event)` shows one; `moved(event)` is told when the selection moves by key. */
-  constructor(box, { name, open, moved, slotOf }) {
-    Object.assign(this, { box, name, open, moved, slotOf });
+  constructor(name, { open, moved }) {
+    const box = byId(`${name}-list`);
+    Object.assign(this, { box, name, open, moved });
+    this.none = byId(`${name}-none`);
     this.canvas = el("div", { class: "canvas", role: "presentation" });
     box.append(this.canvas);
     box.addEventListener("scroll", () => this.render(), { passive: true });
     box.addEventListener("keydown", (press) => this.#onKey(press));
     box.addEventListener("click", (click) => this.#onClick(click));
     new ResizeObserver(() => this.#measure()).observe(box);
+    onZone(() => this.render());
   }
 
   /** Show these, in ascending order of id; the array stays the caller's, who says when it `changed`. */
@@ -40,6 +45,20 @@ export class EventList {
       this.box.scrollTop += added * this.#rowHeight;
     }
     this.render();
+  }
+
+  /** What stands in place of the events when there are none. */
+  insteadOf(...content) {
+    this.none.replaceChildren(...content);
+  }
+
+  /** How many events are above those in view. */
+  get above() {
+    return Math.ceil(this.box.scrollTop / this.#rowHeight);
+  }
+
+  toTop() {
+    this.box.scrollTop = 0;
   }
 
   render() {
@@ -106,30 +125,32 @@ export class EventList {
     const chosen = this.#rows.find((row) => row.event !== null && row.event.id === this.selected);
     if (chosen) this.box.setAttribute("aria-activedescendant", chosen.element.id);
     else this.box.removeAttribute("aria-activedescendant");
-    this.box.classList.toggle("empty", this.events.length === 0);
+    this.none.hidden = this.events.length > 0;
   }
 
   #newRow() {
     const cells = ["id", "time", "kind", "source", "payload"].map((name) => el("span", { class: name }));
     const element = el("div", { class: "row", role: "option" }, ...cells);
     this.canvas.append(element);
-    return { element, cells, event: null };
+    return { element, cells, event: null, zone: "" };
   }
 
   #fill(row, event, index) {
     const { element, cells } = row;
     element.hidden = false;
-    if (row.event !== event) {
+    if (row.event !== event || row.zone !== zoneName()) {
       row.event = event;
+      row.zone = zoneName();
       const [id, time, kind, source, payload] = cells;
       id.textContent = `#${event.id}`;
-      time.textContent = shortTime(event.timestamp);
+      time.textContent = inShort(event.timestamp);
+      time.title = inFull(event.timestamp);
       kind.textContent = event.kind;
       source.textContent = visible(event.source);
       payload.textContent = visible(event.payload.slice(0, PREVIEW));
       element.id = `${this.name}-${event.id}`;
     }
-    cells[2].dataset.slot = this.slotOf(event.kind);
+    cells[2].dataset.slot = slotOf(event.kind);
     element.style.transform = `translateY(${index * this.#rowHeight}px)`;
     element.setAttribute("aria-posinset", index + 1);
     element.setAttribute("aria-setsize", this.events.length);
@@ -177,13 +198,4 @@ function empty(row) {
   row.event = null;
   row.element.hidden = true;
   row.element.removeAttribute("id");
-}
-
-/** The time of day here; with the day when that is not today. */
-function shortTime(timestamp) {
-  const moment = new Date(timestamp);
-  if (Number.isNaN(moment.getTime())) return timestamp.slice(0, 19);
-  const time = moment.toLocaleTimeString("en-GB");
-  if (moment.toDateString() === new Date().toDateString()) return time;
-  return `${moment.toLocaleDateString("sv-SE").slice(5)} ${time.slice(0, 5)}`;
 }

@@ -2,6 +2,8 @@
 
 import { ask, NDJSON, query } from "./api.js";
 import { announce, byId, number } from "./dom.js";
+import { nothingFound } from "./nearest.js";
+import { Newer } from "./newer.js";
 import { readEvents } from "./wire.js";
 
 const KEPT = 10_000;
@@ -38,10 +40,13 @@ export class Live {
   #waiting = 0;
   #due = false;
   #asked = 0;
+  #ofEmptyChain = false;
   paused = false;
 
-  constructor(list) {
-    this.list = list;
+  /** `sources` are those that the page has seen; `guide()` is what an empty chain shows. */
+  constructor(list, { sources, guide }) {
+    Object.assign(this, { list, sources, guide });
+    this.newer = new Newer(list);
     list.show(this.#shown.events);
     this.kind = byId("live-kind");
     this.source = byId("live-source");
@@ -57,7 +62,14 @@ export class Live {
     return this.#shown.events;
   }
 
+  /** The chain has no event yet. */
+  isEmpty() {
+    this.#ofEmptyChain = true;
+    this.list.insteadOf(...this.guide());
+  }
+
   add(event) {
+    this.#ofEmptyChain = false;
     this.#recent.push(event);
     if (!this.#matches(event)) return;
     if (this.paused) {
@@ -71,7 +83,6 @@ export class Live {
 
   toggle() {
     this.paused = !this.paused;
-    byId("pause").setAttribute("aria-pressed", this.paused);
     announce(this.paused ? "Paused" : "Live again");
     if (!this.paused) this.refilter();
     this.#draw();
@@ -83,6 +94,7 @@ export class Live {
     this.#added = 0;
     this.#shown = new Newest(this.#recent.events.filter((event) => this.#matches(event)));
     this.list.show(this.#shown.events);
+    if (!this.#ofEmptyChain) this.list.insteadOf(...nothingFound(this.source.value, this.sources, (source) => this.#choose(source)));
     this.#draw();
     const asked = ++this.#asked;
     const oldest = this.#recent.events[0]?.id ?? 0;
@@ -103,6 +115,12 @@ export class Live {
     return (!this.kind.value || event.kind === this.kind.value) && (!this.source.value || event.source === this.source.value);
   }
 
+  #choose(source) {
+    this.source.value = source;
+    this.refilter();
+    this.source.focus();
+  }
+
   #clear() {
     this.kind.value = "";
     this.source.value = "";
@@ -115,11 +133,14 @@ export class Live {
     this.#due = true;
     requestAnimationFrame(() => {
       this.#due = false;
-      if (this.#added) this.list.changed(this.#added);
+      if (this.#added) {
+        this.list.changed(this.#added);
+        this.newer.came(this.#added);
+      }
       this.#added = 0;
-      byId("live-count").textContent = this.paused
-        ? `paused · ${number(this.#waiting)} new`
-        : `${number(this.#shown.events.length)} shown`;
+      byId("live-count").textContent = `${number(this.#shown.events.length)} shown`;
+      byId("pause").textContent = this.paused ? `Resume · ${number(this.#waiting)} new` : "Pause";
+      byId("pause").classList.toggle("paused", this.paused);
     });
   }
 }

@@ -6,12 +6,17 @@ import { byId } from "./dom.js";
 const form = byId("login-form");
 const failure = byId("login-error");
 let wasLoggedIn = false;
+let tokens = false;
+
+/** Whether this server takes no event without a token. */
+export const takesToken = () => tokens;
 
 /** Whether there is anything to be asked for yet; if not, the login is on the page. */
 export async function loggedIn() {
   const { needed, name } = await askJson("/dashboard/login");
   byId("logout").hidden = name === null;
   byId("logout").title = name === null ? "" : `Logged in with the token ${name}`;
+  tokens = needed;
   wasLoggedIn = !needed || name !== null;
   if (!wasLoggedIn) showLogin();
   return wasLoggedIn;

@@ -1,44 +1,50 @@
 // Wiring: which part tells which.
 
-import { ask, askJson, NDJSON } from "./api.js";
+import { ask, askJson, clockAhead, NDJSON, nextPage } from "./api.js";
 import { Away } from "./away.js";
 import { Chain } from "./chain.js";
 import { Chart } from "./chart.js";
 import { Detail } from "./detail.js";
 import { byId, el } from "./dom.js";
 import { downloadsAll, saveEvents } from "./download.js";
+import { firstEvent } from "./first.js";
 import { listenForKeys } from "./keys.js";
 import { EventList } from "./list.js";
 import { Live } from "./live.js";
-import { loggedIn, showLogin } from "./login.js";
+import { loggedIn, showLogin, takesToken } from "./login.js";
 import { Search } from "./search.js";
 import { Status } from "./status.js";
 import { Tail } from "./tail.js";
+import { chosenWith, onZone, zoneName } from "./times.js";
 import { Verify } from "./verify.js";
-import { readEvents } from "./wire.js";
+import { readCommitted } from "./wire.js";
 
 const FIRST = 1000;
 const SOURCES_OFFERED = 100;
+const SOURCES_KNOWN = 5_000;
 
-const chart = new Chart();
 const detail = new Detail((id) => Object.values(lists).forEach((list) => list.select(id)));
 const callbacks = {
   open: (event) => detail.open(event),
   moved: (event) => detail.isOpen && detail.open(event, { focus: false }),
-  slotOf: chart.slotOf,
 };
 const lists = {
-  live: new EventList(byId("live-list"), { name: "live", ...callbacks }),
-  search: new EventList(byId("search-list"), { name: "search", ...callbacks }),
+  live: new EventList("live", callbacks),
+  search: new EventList("search", callbacks),
 };
-const live = new Live(lists.live);
-const search = new Search(lists.search);
+const chart = new Chart({
+  recoloured: () => Object.values(lists).forEach((list) => list.render()),
+  stalled: countMissed,
+});
 const sources = new Set();
+const live = new Live(lists.live, { sources, guide: () => firstEvent({ token: takesToken() }) });
+const search = new Search(lists.search, { sources });
 let view = "live";
 
 const tail = new Tail({
   onEvent(event) {
-    take(event, { live: true });
+    chart.add(event);
+    take(event);
     live.add(event);
     status.head(event.id, event.hash);
   },
@@ -76,6 +82,9 @@ byId("tabs").addEventListener("keydown", (press) => {
   byId(`tab-${view}`).focus();
 });
 document.addEventListener("login-needed", showLogin);
+chosenWith(byId("zone"));
+onZone(nameZone);
+nameZone();
 listenForKeys({
   pause: () => live.toggle(),
   close: () => detail.close(),
@@ -93,11 +102,12 @@ async function begin() {
     offerKinds((await askJson("/")).kinds);
     const events = await newest();
     for (const event of events) {
-      take(event, { live: false });
+      take(event);
       live.add(event);
     }
-    chart.draw();
-    tail.start(events.at(-1) ?? (await head()));
+    const last = events.at(-1) ?? (await head());
+    if (last.id === 0) live.isEmpty();
+    tail.start(last);
   } catch (error) {
     if (error.status === 401) return say("stopped", "Log in to follow");
     say("reconnecting", `Not connected: ${error.message}`);
@@ -105,13 +115,31 @@ async function begin() {
   }
 }
 
+/** The newest events; the chart starts anew from them. */
 async function newest() {
+  let events = [];
+  let from = {};
   try {
-    return readEvents(await (await ask(`/events?limit=${FIRST}`, { accept: NDJSON })).text());
+    const answer = await ask(`/events?limit=${FIRST}&committed=true`, { accept: NDJSON });
+    events = readCommitted(await answer.text());
+    from = { whole: nextPage(answer) === null, ahead: clockAhead(answer) };
   } catch (error) {
     if (error.status !== 409) throw error;
     alarm(`The newest events cannot be shown: ${error.message}. Press Verify.`);
-    return [];
+  }
+  chart.load(events, from);
+  return events;
+}
+
+/** Count what the chart missed while it stood still, at the times of the commits; if that is too much, start anew. */
+async function countMissed() {
+  try {
+    const answer = await ask(`/events?after=${chart.last}&limit=${FIRST}&committed=true`, { accept: NDJSON });
+    if (nextPage(answer) !== null) return void (await newest());
+    chart.load(readCommitted(await answer.text()), { goesOn: true, ahead: clockAhead(answer) });
+  } catch {
+    // The tail says what the matter is; the chart says from when on it counts.
+    chart.load([], {});
   }
 }
 
@@ -120,12 +148,10 @@ async function head() {
   return { id, hash: null };
 }
 
-function take(event, { live: isLive }) {
-  chart.add(event, { live: isLive });
-  if (!sources.has(event.source) && sources.size < SOURCES_OFFERED) {
-    sources.add(event.source);
-    byId("sources").append(el("option", { value: event.source }));
-  }
+function take({ source }) {
+  if (sources.has(source) || sources.size >= SOURCES_KNOWN) return;
+  sources.add(source);
+  if (sources.size <= SOURCES_OFFERED) byId("sources").append(el("option", { value: source }));
 }
 
 function offerKinds(kinds) {
@@ -149,8 +175,21 @@ const isLive = () => byId("connection").dataset.state === "live";
 function say(state, text) {
   byId("connection").dataset.state = state;
   byId("connection").textContent = text;
-  if (state === "live") away.live();
-  else if (tail.wasLive) away.lost({ soon: state === "reconnecting" });
+  if (state === "live") {
+    if (away.isLost) countMissed();
+    away.live();
+  } else if (tail.wasLive) {
+    away.lost({ soon: state === "reconnecting" });
+    chart.stop();
+  }
+}
+
+function nameZone() {
+  for (const head of document.querySelectorAll(".head .time")) {
+    head.textContent = `Happened, ${zoneName()}`;
+    head.title = "The time that the producer gave the event, as the zone above has it";
+  }
+  for (const zone of document.querySelectorAll("#search-form .zone")) zone.textContent = zoneName();
 }
 
 function alarm(text) {

@@ -1,7 +1,9 @@
 // Search: a form, and pages of what the server finds.
 
 import { ask, NDJSON, nextPage, query } from "./api.js";
-import { byId, number } from "./dom.js";
+import { byId, el, number } from "./dom.js";
+import { nothingFound } from "./nearest.js";
+import { fromInput, onZone, rezoned } from "./times.js";
 import { readEvents } from "./wire.js";
 
 const PAGE = 100;
@@ -11,14 +13,17 @@ export class Search {
   #next = null;
   #asked = 0;
 
-  constructor(list) {
-    this.list = list;
+  /** `sources` are those that the page has seen. */
+  constructor(list, { sources }) {
+    Object.assign(this, { list, sources });
     this.form = byId("search-form");
     this.form.addEventListener("submit", (submit) => {
       submit.preventDefault();
       this.#go([query("/events", { ...this.filter(), limit: PAGE })]);
     });
     this.form.addEventListener("reset", () => this.#clear());
+    this.#clear();
+    onZone(() => this.#rezone());
     byId("page-next").addEventListener("click", () => this.#go([...this.#pages, this.#next]));
     byId("page-back").addEventListener("click", () => this.#go(this.#pages.slice(0, -1)));
   }
@@ -26,7 +31,7 @@ export class Search {
   /** The filter of the form, as the parameters of GET /events. */
   filter() {
     const value = (name) => this.form.elements[name].value.trim();
-    const instant = (name) => (value(name) ? new Date(value(name)).toISOString() : "");
+    const instant = (name) => (value(name) ? fromInput(value(name)).toISOString() : "");
     return {
       kind: value("kind"),
       source: this.form.elements.source.value,
@@ -48,6 +53,7 @@ export class Search {
       this.#next = nextPage(answer);
       // With a first id the server pages upwards from there, otherwise down from the newest.
       const upwards = new URL(pages.at(-1), location.href).searchParams.has("after");
+      this.list.insteadOf(...nothingFound(this.filter().source, this.sources, (source) => this.#choose(source)));
       this.list.show(events, { newestFirst: !upwards });
       this.#say(events.length ? this.#describe(events, upwards) : "Nothing found");
     } catch (error) {
@@ -64,10 +70,22 @@ export class Search {
     return more ? `Page ${this.#pages.length} · ${range}` : `${number(events.length)} found · ${range}`;
   }
 
+  /** The form means the same moments, whatever the zone. */
+  #rezone() {
+    for (const name of ["since", "until"]) this.form.elements[name].value = rezoned(this.form.elements[name].value);
+  }
+
+  #choose(source) {
+    this.form.elements.source.value = source;
+    this.form.requestSubmit();
+    this.form.elements.source.focus();
+  }
+
   #clear() {
     this.#asked += 1;
     this.#pages = [];
     this.#next = null;
+    this.list.insteadOf(el("p", {}, "Fill in what you look for, and press Search. Without filters, all events are found."));
     this.list.show([]);
     this.#say("");
     this.#buttons();

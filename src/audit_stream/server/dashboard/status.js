@@ -68,10 +68,10 @@ export class Status {
   #promise(reasons) {
     const { ack, replicas } = this.stats;
     const wanted = Number(/replicas=(\d+)/.exec(ack)?.[1] ?? 0);
-    const missing = reasons.find((reason) => reason.startsWith("replicas is "));
+    const missing = reasons.find((reason) => /\breplicas is \d/.test(reason));
     if (reasons.length) tell("promise", "broken", `${ack} · not kept`, reasons.join("\n"));
     else tell("promise", "holds", `${ack} · kept`);
-    if (missing) tell("replicas", "broken", `${/^replicas is (\d+)/.exec(missing)?.[1]} of ${wanted}`, missing);
+    if (missing) tell("replicas", "broken", `${/\breplicas is (\d+)/.exec(missing)?.[1]} of ${wanted}`, missing);
     else if (wanted) tell("replicas", "holds", `${replicas} connected, ${wanted} promised`);
     else tell("replicas", "none", replicas ? `${replicas} connected, none promised` : "none promised");
     byId("why").textContent = reasons.join(" · ");

@@ -1,6 +1,7 @@
 // Following the chain, and keeping at it.
 
 import { ApiError, ask, askEvent, query } from "./api.js";
+import { clock } from "./times.js";
 import { readEvent } from "./wire.js";
 
 const LONGEST_WAIT_MS = 10_000;
@@ -56,7 +57,7 @@ export class Tail {
     this.#source = source;
     source.onopen = () => {
       this.#failures = 0;
-      const again = this.wasLive ? `Live · reconnected ${new Date().toLocaleTimeString("en-GB")}` : "Live";
+      const again = this.wasLive ? `Live · reconnected ${clock(new Date())}` : "Live";
       if (this.wasLive) this.#isOther();
       this.wasLive = true;
       this.onState("live", again);

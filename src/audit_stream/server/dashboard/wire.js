@@ -26,6 +26,18 @@ export function readEvent(text) {
   };
 }
 
+const COMMITTED = /,"committed_at":"([^"]*)"\}$/;
+
+/** Read NDJSON with `committed_at`: the events, each with `committed`, its commit in ms, NaN where the server does not know. */
+export function readCommitted(text) {
+  return text.split("\n").filter(Boolean).map((line) => {
+    const beside = COMMITTED.exec(line.slice(-100));
+    if (!beside) return { ...readEvent(line), committed: NaN };
+    // What lies beside the event is not of its text: neither hashed nor downloaded.
+    return { ...readEvent(`${line.slice(0, -beside[0].length)}}`), committed: Date.parse(beside[1]) };
+  });
+}
+
 /** Read NDJSON: one event a line. */
 export function readEvents(text) {
   return text.split("\n").filter(Boolean).map(readEvent);
