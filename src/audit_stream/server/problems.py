@@ -86,6 +86,14 @@ class LacksScope(Forbidden):
         self.challenge = f'Bearer realm="audit-stream", error="insufficient_scope", scope="{scope}"'
 
 
+class CrossSite(Forbidden):
+    """A page of another site sent it. Nothing was done."""
+
+
+class Misdirected(AuditStreamError):
+    """The request is meant for another host. Nothing was done."""
+
+
 class TooMany(AuditStreamError):
     """The token is over one of its limits. Nothing was done."""
 
@@ -102,6 +110,7 @@ _HTTP_ONLY: dict[type[AuditStreamError], int] = {
     Unsupported: 415,
     Unauthenticated: 401,
     UnknownToken: 401,
+    Misdirected: 421,
     TooMany: 429,
 }
 

@@ -16,6 +16,7 @@ from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
 from audit_stream.server.auth import Guard
 from audit_stream.server.cors import Cors
+from audit_stream.server.door import Door
 from audit_stream.server.express import Express
 from audit_stream.server.requests import Requests
 from audit_stream.settings import Settings
@@ -42,13 +43,13 @@ def load_tracing() -> "type[Tracing]":
 
 
 def layered(app: Litestar, settings: Settings) -> ASGIApp:
-    """What stands around the application; a layer that nothing is configured for is not there."""
+    """Put the layers around the application; one that nothing is configured for is left out."""
     layers: ASGIApp = Express(app)
     if app.state.tokens is not None:
         layers = Guard(layers, app.state.tokens)
     if settings.cors:
         layers = Cors(layers, settings.cors)
-    return layers
+    return Door(layers, settings)
 
 
 class Server(uvicorn.Server):
