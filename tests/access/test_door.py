@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 from collections.abc import Iterator
 
 import httpx
@@ -147,3 +148,16 @@ def test_a_page_of_another_site_logs_nobody_in(guarded: Guarded) -> None:
     body = {"token": guarded.holders["reader"].token}
     answer = append(guarded.server, "/dashboard/login", body, Origin="https://evil.example.org")
     assert (answer.status_code, "set-cookie" in answer.headers) == (403, False)
+
+
+# --- what a connection may cost; tests/unit/test_bounded.py has the times
+
+
+def test_the_server_bounds_the_head_of_a_request(server: ServerProcess) -> None:
+    before = count(server)
+    with socket.create_connection((server.client.base_url.host, server.client.base_url.port or 0), 30) as connection:
+        connection.sendall(b"POST /events HTTP/1.1\r\nHost: localhost\r\n" + b"x: y\r\n" * 20_000)
+        with http.client.HTTPResponse(connection) as answer:
+            answer.begin()
+            assert (answer.status, json.loads(answer.read())["status"]) == (431, 431)
+    assert count(server) == before

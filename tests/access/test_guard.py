@@ -493,6 +493,13 @@ def test_a_preflight_is_answered_without_a_token_for_allowed_origins(guarded: Gu
     assert "access-control-allow-origin" not in refused.headers
 
 
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("path", ["/events", "/events/1", "/events/999999", "/stats", "/verify", "/metrics", "/", "/x"])
+def test_no_answer_is_taken_for_something_else_than_its_type(guarded: Guarded, path: str, accept: str) -> None:
+    answer = guarded.get("everything", path, Accept=accept)
+    assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+
+
 # --- what is written down
 
 

@@ -15,7 +15,7 @@ from audit_stream.errors import AuditStreamError, Misconfigured
 from audit_stream.server.dashboard.page import dashboard_file
 from audit_stream.server.login import Attempts
 from audit_stream.server.openapi import complete, secured
-from audit_stream.server.problems import HANDLERS, in_json
+from audit_stream.server.problems import HANDLERS, in_json, not_sniffed
 from audit_stream.server.routes import ROUTES
 from audit_stream.settings import Settings
 from audit_stream.spine import open_spine
@@ -48,6 +48,7 @@ def create_app(settings: Settings, tally: Tally | None = None, tracing: "Tracing
         route_handlers=[*ROUTES, dashboard_file],
         lifespan=[spine],
         exception_handlers=HANDLERS,
+        after_request=not_sniffed,
         openapi_config=OpenAPIConfig(
             title="audit-stream",
             version=__version__,
