@@ -4,10 +4,10 @@ import asyncio
 import secrets
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from pathlib import Path
+from time import time
 
 import pytest
 
-from audit_stream.access import session
 from audit_stream.access.session import LIFETIME_S, Sessions
 from audit_stream.access.table import Tokens
 from tests.access.holders import Holder, write_tokens
@@ -52,10 +52,10 @@ def test_every_server_with_the_secret_and_the_token_knows_a_session(tokens: Toke
 
 
 def test_a_session_ends_with_its_time(tokens: Tokens, holder: Holder, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, now = sealed(tokens, holder), session.time()
-    monkeypatch.setattr(session, "time", lambda: now + LIFETIME_S - 1)
+    made, now = sealed(tokens, holder), time()
+    monkeypatch.setattr("audit_stream.access.session.time", lambda: now + LIFETIME_S - 1)
     assert sessions(tokens).find(made)
-    monkeypatch.setattr(session, "time", lambda: now + LIFETIME_S + 1)
+    monkeypatch.setattr("audit_stream.access.session.time", lambda: now + LIFETIME_S + 1)
     assert sessions(tokens).find(made) is None
 
 

@@ -26,7 +26,7 @@ from audit_stream.tally import Failure
 
 MEDIA_TYPE = "application/problem+json"
 NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}
-"""No browser takes an answer for something else than its type. Receipts go without: they answer no browser's request."""
+"""No browser takes an answer for something else than its type. A receipt goes without, for speed."""
 
 # The first class that fits decides.
 _STATUS: tuple[tuple[type[AuditStreamError], int], ...] = (
