@@ -8,6 +8,7 @@
 `rediss` in place of `redis` is the same over TLS. Options follow as ?name=value&name=value.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
@@ -96,20 +97,33 @@ def parse(url: str) -> Address:
 
 def without_password(url: str) -> str:
     """Return the address for messages: no user, no password, no options."""
-    scheme, separator, rest = url.partition("?")[0].rpartition("://")
+    scheme, separator, rest = blanked(url).partition("?")[0].rpartition("://")
     return f"{scheme}{separator}{rest.rpartition('@')[2]}"
+
+
+def blanked(text: str) -> str:
+    """Return an address, or a message that may repeat one, without users and passwords."""
+    # Up to the last @: a password may hold others, and a message loses rather too much than too little.
+    text = re.sub(r"//.*@", "//", text, flags=re.DOTALL)
+    return re.sub(r"(password\s*=\s*)('(\\.|[^'\\])*'?|[^&\s'\"]*)", r"\1…", text, flags=re.IGNORECASE)
 
 
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url)
     except ValueError as error:
-        raise Misconfigured(f"the address cannot be read: {error}") from error
+        # Not in the words of the library: they may repeat the password.
+        raise Misconfigured(f"the address {without_password(url)!r} cannot be read: check the host") from error
     if parts.scheme not in _SCHEMES or "://" not in url:
         schemes = " ".join(f"{scheme}://" for scheme in _SCHEMES)
         raise Misconfigured(f"{without_password(url)!r} is not an address of a Redis: it starts with one of {schemes}")
     if "#" in url:
         raise Misconfigured("the address holds a '#': write it as %23, in a password too")
+    if "@" in parts.query or ("@" in parts.path and parts.scheme != "unix"):
+        raise Misconfigured(
+            "the address holds an '@' after the host: in the user and password write / as %2F and ? as %3F,"
+            " and in the options @ as %40"
+        )
     host, form = parts.netloc.rpartition("@")[2], _FORMS[_SCHEMES[parts.scheme][0]]
     if (not parts.path or host) if parts.scheme == "unix" else not host:
         raise Misconfigured(f"{without_password(url)!r} names no server: write it as {form}")

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from audit_stream.addresses import blanked
 from audit_stream.errors import Misconfigured
 
 # What a URL may say otherwise. A network that swallows packets is noticed in a minute, not in the system's two hours.
@@ -43,8 +44,8 @@ def transaction(url: str) -> "Iterator[psycopg.Connection[Any]]":
             yield connection
     except psycopg.Error as error:
         hint = f" {error.diag.message_hint}" if error.diag.message_hint else ""
-        raise Misconfigured(f"{str(error).strip()}{hint}") from error
+        raise Misconfigured(f"{blanked(str(error).strip())}{hint}") from error
 
 
 def first_line(error: psycopg.Error) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return blanked(str(error)).strip().partition("\n")[0] or type(error).__name__

@@ -39,6 +39,11 @@ class Keys(NamedTuple):
         """The last verdict of any server, so that a known break outlives them all."""
         return b"{%b}:verdict" % self.chain.encode()
 
+    @property
+    def session(self) -> bytes:
+        """The secret that seals the sessions of browsers."""
+        return b"{%b}:session" % self.chain.encode()
+
     def rebuilt(self, token: bytes, key: bytes) -> bytes:
         """Where the index that is to stand at `key` grows until it is whole."""
         return b"{%b}:rebuilt:%b:%b" % (self.chain.encode(), token, key.partition(b"}:")[2])

@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     requests_per_second: int | None = None
     bytes_per_second: int | None = None
     cors: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     forwarded_allow_ips: tuple[Network, ...] = ()
@@ -194,6 +195,16 @@ def _origins(name: str, text: str) -> tuple[str, ...]:
     return origins
 
 
+def _hosts(name: str, text: str) -> tuple[str, ...]:
+    hosts = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    for host in hosts:
+        if host != "*" and not re.fullmatch(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*", host, re.ASCII):
+            raise Misconfigured(
+                f"{name}: {host!r} is not the name of a host: write it like audit.example.org, without a port, or use *"
+            )
+    return hosts
+
+
 def _networks(name: str, text: str) -> tuple[Network, ...]:
     networks: list[Network] = []
     for part in (part.strip() for part in text.split(",")):
@@ -285,6 +296,13 @@ VARIABLES: dict[str, Variable] = {
     ),
     "AUDIT_STREAM_CORS": Variable(
         "cors", _origins, "", "origins whose pages may call this server, separated by commas, or *"
+    ),
+    "AUDIT_STREAM_HOSTS": Variable(
+        "hosts",
+        _hosts,
+        "",
+        "names of this server beside localhost and HOST, separated by commas, or *: a request for another name is"
+        " refused, with tokens only where this is set",
     ),
     "AUDIT_STREAM_TLS_CERT": Variable(
         "tls_cert", _path, "", "PEM file with the certificate and its chain; with one, the server speaks https"

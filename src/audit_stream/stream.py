@@ -29,6 +29,7 @@ from audit_stream.pipelined import Command, Line, Pipelined
 from audit_stream.reader import Reader
 from audit_stream.rebuilding import Rebuilding
 from audit_stream.scripts import Appended, Landed, Linked, Moved, Seen
+from audit_stream.session_key import SessionKey
 from audit_stream.settings import FSYNC, Ack
 from audit_stream.tally import Tally
 
@@ -66,6 +67,7 @@ class Stream:
         self.rebuilding = Rebuilding(clients.write, keys)
         self.lease = Lease(reader, keys.verifier)
         self.kept_verdict = KeptVerdict(reader, keys.verdict)
+        self.session_key = SessionKey(reader, keys.session)
         self.lost_end = LostEnd(reader, clients.write, keys)
         self._link_keys = lru_cache(maxsize=8192)(self._make_link_keys)
 

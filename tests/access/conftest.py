@@ -38,6 +38,7 @@ def guarded(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         Holder("scraper", "metrics"),
         Holder("a-producer", "append", sources=("a",)),
         Holder("a-reader", "read", sources=("a", "é")),
+        Holder("a-scraper", "metrics", sources=("a",)),
         Holder("slow", "append", "read", requests_per_second=0.01),
         Holder("thin", "append", "read", bytes_per_second=0.5),
     ]

@@ -1,15 +1,21 @@
 """Who may do what, over HTTP."""
 
+import asyncio
 import http.client
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+import redis
 
+from audit_stream.access.session import Sessions
+from audit_stream.access.table import Tokens
+from audit_stream.server.auth import Guard, Revoked
 from audit_stream.server.routes import ENDPOINTS
 from tests.access.conftest import ORIGIN, Guarded
 from tests.access.holders import Holder, write_tokens
@@ -210,6 +216,44 @@ def test_its_own_sources_are_read_and_one_event_of_another_is_not(guarded: Guard
     assert guarded.get("a-reader", "/events/999999").status_code == 404
 
 
+def test_metrics_count_the_sources_of_a_bound_token_alone(guarded: Guarded) -> None:
+    for source in ("a", "b"):
+        guarded.post("producer", "/events", EVENT | {"source": source}).raise_for_status()
+    seen = {
+        holder: set(
+            re.findall(r'^audit_stream_events_total\{.*source="(.*?)"', guarded.get(holder, "/metrics").text, re.M)
+        )
+        for holder in ("scraper", "a-scraper")
+    }
+    assert seen["scraper"] >= {"a", "b"}
+    assert seen["a-scraper"] == {"a"}
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+def test_a_verdict_names_no_index_of_another_source_to_a_bound_token(
+    guarded: Guarded, redis_url: str, accept: str
+) -> None:
+    chain = guarded.get("reader", "/stats").json()["chain"]
+    guarded.post("producer", "/events", EVENT | {"source": "secret project"}).raise_for_status()
+    with redis.Redis.from_url(redis_url) as client:
+        index = f"{{{chain}}}:source:secret project"
+        whole = client.dump(index)
+        client.delete(index)
+        try:
+            verdicts = {
+                (holder, path): guarded.get(holder, path, Accept=accept).text
+                for path in ("/verify", "/stats")
+                for holder in ("reader", "a-reader")
+            }
+        finally:
+            client.restore(index, 0, cast("bytes", whole))
+    assert guarded.get("reader", "/verify").json()["valid"]
+    assert "secret project" in verdicts["reader", "/verify"]
+    assert "the index of a source disagrees" in verdicts["a-reader", "/verify"]
+    for path in ("/verify", "/stats"):
+        assert "secret project" not in verdicts["a-reader", path]
+
+
 def test_hashes_and_counts_are_for_every_reader(guarded: Guarded) -> None:
     assert guarded.get("a-reader", "/verify").json()["valid"] is True
     assert guarded.get("a-reader", "/stats").json()["count"] >= 3
@@ -271,6 +315,42 @@ def test_a_change_is_in_force_without_a_restart_and_ends_the_streams_of_who_is_g
         assert any(b"still followed" in chunk for chunk in staying)
 
 
+@pytest.mark.parametrize("path", ["/events?after=0&limit=100000", "/verify"])
+def test_an_answer_that_its_token_does_not_outlive_is_cut_off_and_cannot_pass_for_whole(
+    guarded: Guarded, path: str
+) -> None:
+    # The application never ends its answer: an answer that takes the second of a look would need a long chain.
+    leaver = Holder("leaver", "read")
+    write_tokens(guarded.path.with_name("other.toml"), leaver)
+    tokens = Tokens(guarded.path.with_name("other.toml"))
+    sent: list[Any] = []
+    begun = asyncio.Event()
+
+    async def endless(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}", "more_body": True})
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def talk() -> None:
+        headers = [(b"authorization", f"Bearer {leaver.token}".encode())]
+        scope = {"type": "http", "method": "GET", "path": path.partition("?")[0], "headers": headers}
+        answer = asyncio.ensure_future(Guard(endless, tokens, Sessions(tokens))(cast("Any", scope), receive, send))
+        await begun.wait()
+        write_tokens(guarded.path.with_name("other.toml"), Holder("joiner", "read"))
+        tokens.look()
+        with pytest.raises(Revoked):
+            await asyncio.wait_for(answer, 20)
+        assert sent[-1]["more_body"], "an end would have made it look whole"
+
+    async def receive() -> Any: ...
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(talk())
+
+
 # --- the cookie
 
 
@@ -286,12 +366,15 @@ def test_a_cookie_reads_and_never_writes(guarded: Guarded) -> None:
     answer = log_in(guarded, guarded.holders["everything"].token)
     guarded.server.client.cookies.clear()
     assert answer.status_code == 204
-    assert answer.headers["set-cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict")
+    assert answer.headers["set-cookie"].endswith("; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200")
+    assert guarded.holders["everything"].token not in answer.headers["set-cookie"]
     jar = f"other=1; {cookie(answer)}; more=2"
     assert guarded.server.get("/stats", Cookie=jar).status_code == 200
     assert guarded.server.get("/dashboard/login", Cookie=jar).json() == {"needed": True, "name": "everything"}
-    producers = f"audit_stream={guarded.holders['producer'].token}"
-    assert guarded.server.get("/dashboard/login", Cookie=producers).json() == {"needed": True, "name": None}
+    # The token itself is not a session.
+    token = f"audit_stream={guarded.holders['everything'].token}"
+    assert guarded.server.get("/dashboard/login", Cookie=token).json() == {"needed": True, "name": None}
+    assert guarded.server.get("/stats", Cookie=token).status_code == 401
     assert guarded.server.post(EVENT, Cookie=jar).status_code == 401
     assert guarded.server.post_batch([EVENT], Cookie=jar).status_code == 401
     assert guarded.server.get("/stats", Cookie="audit_stream=nonsense").status_code == 401
@@ -300,8 +383,14 @@ def test_a_cookie_reads_and_never_writes(guarded: Guarded) -> None:
 def test_the_cookie_is_for_https_alone_where_our_proxy_says_that_it_is_spoken(guarded: Guarded) -> None:
     token = guarded.holders["reader"].token
     answer = log_in(guarded, token, **{"X-Forwarded-Proto": "https"})
-    assert answer.headers["set-cookie"].endswith("; Secure")
+    # The name makes the browser see to it that no other host, port or plain http sets or gets it (RFC 6265bis).
+    assert re.fullmatch(
+        "__Host-audit_stream=[^;]+; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200; Secure",
+        answer.headers["set-cookie"],
+    )
     guarded.server.client.cookies.clear()
+    assert guarded.server.get("/stats", Cookie=f"audit_stream=tossed; {cookie(answer)}").status_code == 200
+    assert guarded.server.get("/stats", Cookie=f"{cookie(answer)}; audit_stream=tossed").status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -335,17 +424,36 @@ def test_a_login_that_is_none_is_refused(guarded: Guarded, content: bytes, type_
 
 
 def test_mistaken_logins_are_limited_by_address(guarded: Guarded) -> None:
-    statuses = [log_in(guarded, "guess", **{"X-Forwarded-For": "1.2.3.4, 10.3.0.1"}).status_code for _ in range(12)]
+    # Only the last address is the proxy's word. The client varies what it claims before that.
+    addresses = [f"1.2.3.{n}, 10.3.0.1" for n in range(12)]
+    statuses = [log_in(guarded, "guess", **{"X-Forwarded-For": address}).status_code for address in addresses]
     assert statuses[:10] == [401] * 10
     assert statuses[-1] == 429
-    other = log_in(guarded, guarded.holders["reader"].token, **{"X-Forwarded-For": "10.3.0.2"})
-    assert other.status_code == 204
-    guarded.server.client.cookies.clear()
+    assert log_in(guarded, "guess", **{"X-Forwarded-For": "10.3.0.2"}).status_code == 401
+
+
+def test_a_proxy_that_adds_a_line_of_its_own_is_the_one_that_is_believed(guarded: Guarded) -> None:
+    def guess(n: int) -> int:
+        lines = [("X-Forwarded-For", f"1.2.3.{n}"), ("X-Forwarded-For", "10.3.0.3")]
+        return guarded.server.client.post("/dashboard/login", json={"token": "guess"}, headers=lines).status_code
+
+    assert [guess(n) for n in range(12)][-1] == 429
+
+
+def test_the_right_token_logs_in_however_many_mistakes_were_made(guarded: Guarded) -> None:
+    from_there = {"X-Forwarded-For": "10.3.0.4"}
+    while log_in(guarded, "guess", **from_there).status_code != 429:
+        pass
+    for _ in range(3):
+        assert log_in(guarded, guarded.holders["reader"].token, **from_there).status_code == 204
+        guarded.server.client.cookies.clear()
+    assert log_in(guarded, "guess", **from_there).status_code == 429
 
 
 def test_logging_out_takes_the_cookie_away(guarded: Guarded) -> None:
     answer = guarded.server.client.post("/dashboard/logout", json={})
-    assert (answer.status_code, answer.headers["set-cookie"].endswith("Max-Age=0")) == (204, True)
+    assert answer.status_code == 204
+    assert answer.headers["set-cookie"] == "audit_stream=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
     assert guarded.server.client.post("/dashboard/logout").status_code == 415
 
 
@@ -383,6 +491,13 @@ def test_a_preflight_is_answered_without_a_token_for_allowed_origins(guarded: Gu
     refused = guarded.server.client.options("/events", headers={"Origin": "https://evil.example.org", **asked})
     assert refused.status_code == 401
     assert "access-control-allow-origin" not in refused.headers
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/x-ndjson"])
+@pytest.mark.parametrize("path", ["/events", "/events/1", "/events/999999", "/stats", "/verify", "/metrics", "/", "/x"])
+def test_no_answer_is_taken_for_something_else_than_its_type(guarded: Guarded, path: str, accept: str) -> None:
+    answer = guarded.get("everything", path, Accept=accept)
+    assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
 
 
 # --- what is written down

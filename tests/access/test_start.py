@@ -133,7 +133,12 @@ def test_https_is_spoken_by_every_worker_to_those_who_trust_its_certificate(
                 assert client.post("/events", json=EVENT).status_code == 201
         with httpx.Client(base_url=server.url, verify=trust) as client:
             answer = client.post("/dashboard/login", json={"token": holder.token})
+            assert answer.headers["set-cookie"].startswith("__Host-audit_stream=")
             assert answer.headers["set-cookie"].endswith("; Secure")
+        for _ in range(8):  # whichever worker made it, each of them knows the session
+            with httpx.Client(base_url=server.url, verify=trust) as client:
+                session = answer.headers["set-cookie"].partition(";")[0]
+                assert client.get("/stats", headers={"Cookie": session}).status_code == 200
         done = run("tail", "--after", "0", "--limit", "8", "--token-file", str(tmp_path / "token"), url=server.url,
                    SSL_CERT_FILE=str(certificates.authority))  # fmt: skip
         assert (done.returncode, done.stderr) == (0, b"")

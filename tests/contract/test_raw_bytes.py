@@ -79,7 +79,9 @@ def assert_not_the_servers_fault(*statuses: int | None) -> None:
 
 
 def head(method: bytes, target: bytes, *lines: bytes) -> bytes:
-    return b"\r\n".join([method + b" " + target + b" HTTP/1.1", b"Host: here", b"Connection: close", *lines, b"", b""])
+    return b"\r\n".join(
+        [method + b" " + target + b" HTTP/1.1", b"Host: localhost", b"Connection: close", *lines, b"", b""]
+    )
 
 
 def chunked(parts: list[bytes]) -> bytes:

@@ -8,7 +8,7 @@ from playwright.sync_api import Page, expect
 from audit_stream.chain import parse
 from audit_stream.event import to_json
 from tests.dashboard.browsing import OTHER_HOST, checks, expect_checks, open_dashboard, post, row, rows
-from tests.harness import ServerProcess
+from tests.harness import ServerProcess, running_server
 from tests.tamper.stored import Stored, put
 
 CHECK_ALL = """async (texts) => {
@@ -98,13 +98,15 @@ def test_an_event_that_was_changed_in_redis_does_not_hold_and_neither_does_the_n
 
 
 def test_where_the_browser_gives_no_cryptography_the_page_says_that_it_cannot_check(
-    page: Page, server: ServerProcess
+    page: Page, redis_url: str, chain: str
 ) -> None:
-    post(server, 1)
-    page.goto(f"{server.url.replace('127.0.0.1', OTHER_HOST)}/dashboard")
-    row(page, 1).click()
-    expect_checks(page, "unknown", "holds")
-    expect(checks(page).nth(0)).to_have_text("cannot be checked here: open over https or localhost")
+    settings = {"AUDIT_STREAM_REDIS_URL": redis_url, "AUDIT_STREAM_CHAIN": chain}
+    with running_server(AUDIT_STREAM_HOSTS=OTHER_HOST, **settings) as server:
+        post(server, 1)
+        page.goto(f"{server.url.replace('127.0.0.1', OTHER_HOST)}/dashboard")
+        row(page, 1).click()
+        expect_checks(page, "unknown", "holds")
+        expect(checks(page).nth(0)).to_have_text("cannot be checked here: open over https or localhost")
 
 
 MARKUP = "<img src=x onerror=\"window.taken=1\"><script>window.taken=1</script><b id='taken'>"

@@ -77,7 +77,7 @@ def answer(connection: socket.socket) -> tuple[int, bytes]:
 
 
 def say(connection: socket.socket, method: str, path: str, *headers: str, body: bytes = b"") -> None:
-    head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: here", *headers])
+    head = "\r\n".join([f"{method} {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers])
     connection.sendall(head.encode() + b"\r\n\r\n" + body)
 
 
@@ -208,7 +208,18 @@ def test_an_unknown_kind_is_told_which_there_are(shared: ServerProcess) -> None:
 
 @pytest.mark.parametrize(
     "media_type",
-    ["text/plain", "Text/Plain; charset=utf-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"],
+    [
+        "text/plain",
+        "Text/Plain; charset=utf-8",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "",
+        ";charset=utf-8",
+        "json",
+        "application/",
+        "*",
+        "a/b/json",
+    ],
 )
 @pytest.mark.parametrize("path", ["/events", "/events/batch"])
 def test_a_type_that_any_web_page_may_send_is_refused(shared: ServerProcess, path: str, media_type: str) -> None:
@@ -257,7 +268,7 @@ def test_a_body_over_the_limit_is_refused_before_it_has_all_come(shared: ServerP
 
 def test_a_chunked_body_is_taken_whole(shared: ServerProcess) -> None:
     parts = iter([b'{"kind":"oth', b'er","source":', b'"in parts"}'])
-    response = shared.client.post("/events", content=parts)
+    response = shared.client.post("/events", content=parts, headers={"Content-Type": "application/json"})
     assert (response.status_code, response.json()["source"]) == (201, "in parts")
 
 

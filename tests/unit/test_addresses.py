@@ -1,9 +1,13 @@
 """Addresses of a Redis: what each form means, and what is said of those that cannot be read."""
 
+import subprocess
+import sys
+
 import pytest
 
-from audit_stream.addresses import parse, without_password
+from audit_stream.addresses import blanked, parse, without_password
 from audit_stream.errors import Misconfigured
+from tests.harness import clean_environ
 
 TLS = {"ssl_cert_reqs": "required", "ssl_check_hostname": True}
 
@@ -74,6 +78,13 @@ def test_a_cluster_has_nodes_and_no_database() -> None:
         ("redis://app:se#cret@h/0", "the address holds a '#': write it as %23"),
         ("redis://app:secret@/0", "'redis:///0' names no server"),
         ("unix://app:secret@run/valkey.sock", "names no server: write it as unix:///path/to/socket"),
+        ("redis://:secret/x@h:1", "the address holds an '@' after the host"),
+        ("redis://:secret?x@h:1", "the address holds an '@' after the host"),
+        ("redis://:x/secret@h:1", "the address holds an '@' after the host"),
+        ("redis://:secret#x@h:1", "the address holds a '#'"),
+        ("redis://:secret[@h:1", "'redis://h:1' cannot be read"),
+        ("redis://:secret\u2100@h:1", "'redis://h:1' cannot be read"),
+        ("redsi://:secret?x@h:1", "'redsi://h:1' is not an address of a Redis"),
         ("redis+unix://app:secret@h", "'redis+unix://h' is not an address of a Redis: it starts with one of redis://"),
     ],
 )
@@ -97,3 +108,41 @@ def test_an_address_that_cannot_be_read_is_refused_with_what_to_write_and_withou
 )
 def test_an_address_is_shown_without_what_is_secret(url: str, shown: str) -> None:
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no server at http://u:SECRET@h:1: it does not answer", "no server at http://h:1: it does not answer"),
+        ('missing "=" after "postgresqlx://u:SE@CRET@h/d"', 'missing "=" after "postgresqlx://h/d"'),
+        ("a://u:SEC RET@h", "a://h"),
+        ("a://u:SEC\nRET@h", "a://h"),
+        ("http://h:1/x", "http://h:1/x"),
+        ("host=h password=SECRET user=u", "host=h password=… user=u"),
+        (r"password = 'SEC\' RET' user=u", "password = … user=u"),
+        ("a://h/d?sslpassword=SECRET&x=1", "a://h/d?sslpassword=…&x=1"),
+        ("ops@example.org", "ops@example.org"),
+    ],
+)  # fmt: skip
+def test_a_message_is_shown_without_what_is_secret(text: str, shown: str) -> None:
+    assert blanked(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "shown"),
+    [
+        (["serve"], {"AUDIT_STREAM_REDIS_URL": "redsi://:SECRET@h"}, "redsi://h"),
+        (["verify", "--redis-url", "redsi://:SECRET@h"], {}, "redsi://h"),
+        (["project", "init"], {"DATABASE_URL": "postgresqlx://u:SECRET@h"}, "postgresqlx://h"),
+        (["postgres", "status"], {"DATABASE_URL": "postgresqlx://u:SECRET@h"}, "postgresqlx://h"),
+        (["stats"], {"AUDIT_STREAM_URL": "http://u:SECRET@127.0.0.1:1"}, "no server at http://127.0.0.1:1"),
+        (["stats"], {"AUDIT_STREAM_URL": "htp://u:SECRET@127.0.0.1:1"}, "htp://127.0.0.1:1"),
+        (["stats"], {"AUDIT_STREAM_URL": "http://u:SECRET/x@127.0.0.1:1"}, "http://127.0.0.1:1"),
+    ],
+)
+def test_no_command_prints_a_password(arguments: list[str], settings: dict[str, str], shown: str) -> None:
+    command = [sys.executable, "-m", "audit_stream", *arguments]
+    done = subprocess.run(command, env=clean_environ(**settings), capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert shown in done.stderr
+    assert "SECRET" not in done.stdout + done.stderr

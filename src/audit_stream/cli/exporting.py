@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from audit_stream.addresses import blanked
 from audit_stream.chain import START, Event, Head, verify
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.output import tell
@@ -101,7 +102,7 @@ def from_server(url: str, exporting: Exporting) -> None:
                 read = [read_line(line) for line in lines]
                 times = [None if text is None else parse_ms(text) for _, text in read]
             except ValueError as error:
-                raise Failed(f"{url} answered with what is not an event: {error}") from error
+                raise Failed(f"{blanked(url)} answered with what is not an event: {error}") from error
             exporting.take([event for event, _ in read], times)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 import httpx
 import msgspec
 
+from audit_stream.addresses import blanked
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import DEFAULT_URL, given_token
 from audit_stream.cli.output import tell
@@ -28,12 +29,13 @@ class Remote:
         try:
             address = httpx.URL(url)
         except httpx.InvalidURL as error:
-            raise Failed(f"--url: {url!r} is no address of a server: {error}") from error
+            raise Failed(f"--url: {blanked(url)!r} is no address of a server; write it like {DEFAULT_URL}") from error
         if address.scheme not in ("http", "https") or not address.host:
-            raise Failed(f"--url: {url!r} is no address of a server; write it like {DEFAULT_URL}")
-        self.url = url.rstrip("/")
+            raise Failed(f"--url: {blanked(url)!r} is no address of a server; write it like {DEFAULT_URL}")
+        self.url = blanked(url.rstrip("/"))
+        """As it may be shown."""
         self._client = httpx.Client(
-            base_url=f"{self.url}/",
+            base_url=f"{url.rstrip('/')}/",
             headers=authorization_of(given_token()),
             timeout=httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
         )

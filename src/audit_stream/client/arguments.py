@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
+from audit_stream.addresses import blanked
 from audit_stream.errors import Misconfigured
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def address_of(url: str | None) -> str:
     if address.userinfo:
         raise Misconfigured("url: it holds a password, which addresses do not keep to themselves; use token")
     if address.scheme not in ("http", "https") or not address.host:
-        raise Misconfigured(f"url: {url!r} is no address of a server; {wanted}")
+        raise Misconfigured(f"url: {blanked(url)!r} is no address of a server; {wanted}")
     return url.rstrip("/")
 
 

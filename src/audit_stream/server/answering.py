@@ -1,4 +1,4 @@
-"""One write to the socket for each answer.
+"""uvicorn's protocol with one write for each answer.
 
 uvicorn writes the head of an answer and its body one after the other. On the routes that every producer
 waits for, the second system call is a tenth of what the server does in all.
@@ -7,11 +7,11 @@ waits for, the second system call is a tenth of what the server does in all.
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from audit_stream.server.bounded import Bounded
 
 
-class OneWrite(HttpToolsProtocol):
-    """uvicorn's protocol; what it writes in one turn of the event loop leaves together."""
+class OneWrite(Bounded):
+    """The protocol; what it writes in one turn of the event loop leaves together."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", _Joining(cast("asyncio.Transport", transport))))
@@ -51,6 +51,10 @@ class _Joining:
     def close(self) -> None:
         self._flush()
         self._transport.close()
+
+    def write_eof(self) -> None:
+        self._flush()
+        self._transport.write_eof()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._flush()

@@ -5,6 +5,7 @@ waits for, those cost half of the throughput. See also express.py.
 """
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any, cast
@@ -94,9 +95,9 @@ async def append_batch(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _drafts(body: bytes, headers: dict[bytes, str], mode: Mode | None, settings: Settings) -> list[Draft]:
-    content_type = headers.get(b"content-type", "")
+    content_type = headers.get(b"content-type", "").lower()
     lines = "ndjson" in content_type or "jsonl" in content_type
-    if not lines and "json" not in content_type.lower():
+    if not lines and "json" not in content_type:
         lines = not body.lstrip().startswith(b"[")
     texts = [body] if mode == "structured" else decode_batch(body, lines=lines)
     if not texts:
@@ -143,8 +144,10 @@ async def _answer(
 
 _WANTED = BINARY | {b"content-type", b"content-length", b"idempotency-key", b"accept"}
 
-# What a web page may send anywhere without asking first; on a laptop that includes this server.
-_ANY_PAGE_MAY_SEND = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+# A web page may send these, and a body whose type is missing or cannot be read, to any server without asking first; on
+# a laptop that includes this one. For any other type its browser asks (WHATWG Fetch, "CORS-safelisted request-header").
+_ANY_PAGE_MAY_SEND = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
+_MEDIA_TYPE = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+/[a-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110 §8.3.1, in lower case
 
 
 def _interesting(scope: Scope) -> tuple[dict[bytes, str], Mode | None]:
@@ -155,12 +158,16 @@ def _interesting(scope: Scope) -> tuple[dict[bytes, str], Mode | None]:
     content_type = headers.get(b"content-type", "")
     if content_type == "application/json" and BINARY.isdisjoint(headers):
         return headers, None  # what nearly every producer sends needs no second look
-    if content_type.partition(";")[0].strip().lower() in _ANY_PAGE_MAY_SEND:
+    mode = mode_of(content_type, headers)
+    # A browser asks first for the headers of a binary CloudEvent as well, which without data need no type.
+    media_type = content_type.partition(";")[0].strip().lower()
+    readable = _MEDIA_TYPE.fullmatch(media_type) or (mode == "binary" and not content_type)
+    if media_type in _ANY_PAGE_MAY_SEND or not readable:
+        found = repr(content_type[:80]) if content_type else "missing"
         raise Unsupported(
-            f"the body is {content_type}: send it with Content-Type: application/json,"
+            f"Content-Type is {found}: send the body with Content-Type: application/json,"
             " or application/x-ndjson for a batch of lines"
         )
-    mode = mode_of(content_type, headers)
     if mode and b"idempotency-key" in headers:
         raise Refused(
             "Idempotency-Key: the source and id of a CloudEvent are its idempotency key; leave the header out",

@@ -16,6 +16,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit_stream.access.entry import Scope as Needed
 from audit_stream.access.limit import Limit
+from audit_stream.access.session import Sessions
 from audit_stream.access.table import Grant, Tokens
 from audit_stream.connection import end
 from audit_stream.errors import AuditStreamError
@@ -23,7 +24,9 @@ from audit_stream.server.grants import KEY
 from audit_stream.server.problems import LacksScope, TooMany, Unauthenticated, UnknownToken, of_ours, send_answer
 
 COOKIE = "audit_stream"
-_COOKIE = COOKIE.encode()
+SECURE_COOKIE = "__Host-audit_stream"
+"""Over https. A browser takes it from this very host alone, and only as Secure and for every path (RFC 6265bis)."""
+
 
 _OPEN = frozenset({"healthz", "readyz", "dashboard"})
 # By the first part of the path alone: however the rest of it is spelt, no way to the same route needs less.
@@ -36,12 +39,19 @@ _NEEDED: dict[str, Needed] = {
     "metrics": "metrics",
 }
 
+# Their answers may take long, so they end with the token or session that they were asked for with.
+_LONG = frozenset({"events", "stream", "verify"})
+
 log = logging.getLogger(__name__)
 
 
+class Revoked(Exception):
+    """Cuts off an answer that has begun: uvicorn closes the connection, so that it cannot pass for a whole one."""
+
+
 class Guard:
-    def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
-        self._app, self._tokens = app, tokens
+    def __init__(self, app: ASGIApp, tokens: Tokens, sessions: Sessions) -> None:
+        self._app, self._tokens, self._sessions = app, tokens, sessions
 
     def __call__(self, scope: Any, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "lifespan":
@@ -51,7 +61,7 @@ class Guard:
             return self._app(scope, receive, send)
         headers = dict(scope["headers"])
         try:
-            grant = self._identified(scope, headers)
+            grant, left_s = self._identified(scope, headers)
             needed = "append" if part == "events" and scope["method"] == "POST" else _NEEDED.get(part)
             if needed and needed not in grant.scopes:
                 raise _lacking(grant, scope, needed)
@@ -63,30 +73,36 @@ class Guard:
             log.info("%s %s was refused: %s", scope["method"], quote(scope["path"]), error)
             return send_answer(of_ours(None, error), send)
         scope.setdefault("state", {})[KEY] = grant
-        if part == "stream":
-            return self._until_revoked(grant, scope, receive, send)
+        if part in _LONG and scope["method"] == "GET":
+            return self._until_revoked(grant, left_s, scope, receive, send)
         return self._app(scope, receive, send)
 
     async def _for_life(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._tokens.watched():
             await self._app(scope, receive, send)
 
-    def _identified(self, scope: Any, headers: Mapping[bytes, bytes]) -> Grant:
+    def _identified(self, scope: Any, headers: Mapping[bytes, bytes]) -> tuple[Grant, float | None]:
+        """Return whose request it is, and in how many seconds the session ends, if it is one."""
         given = headers.get(b"authorization")
         if given is not None:
             if given[:7] != b"Bearer " and given[:7].lower() != b"bearer ":
                 raise Unauthenticated("Authorization: send the word Bearer and a token")
-            token = given[7:].strip()
+            grant = self._tokens.find(given[7:].strip())
+            if grant is None:
+                raise UnknownToken("this token is not known here, or no longer")
+            return grant, None
         # A cookie also goes along with what another site makes a browser do, so it counts where nothing is written.
-        elif scope["method"] != "GET" or not (token := cookie_of(headers) or b""):
+        if scope["method"] != "GET" or not (session := cookie_of(headers)):
             raise Unauthenticated("this server asks for a token: send the header `Authorization: Bearer …`")
-        grant = self._tokens.find(token)
-        if grant is None:
-            raise UnknownToken("this token is not known here, or no longer")
-        return grant
+        found = self._sessions.find(session)
+        if found is None:
+            raise UnknownToken("this session is over, or its token is not known here any more: log in again")
+        return found
 
-    async def _until_revoked(self, grant: Grant, scope: Scope, receive: Receive, send: Send) -> None:
-        """A stream ends when its token does: its reader comes back, and is refused then."""
+    async def _until_revoked(
+        self, grant: Grant, left_s: float | None, scope: Any, receive: Receive, send: Send
+    ) -> None:
+        """End the answer with its token or session. The reader of a stream comes back, and is refused then."""
         open_ = False
 
         async def noting(message: Message) -> None:
@@ -97,13 +113,16 @@ class Guard:
         serving = asyncio.ensure_future(self._app(scope, receive, noting))
         revoked = asyncio.create_task(grant.revoked.wait())
         try:
-            await asyncio.wait({serving, revoked}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({serving, revoked}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
             await end(serving, revoked)
         if not serving.cancelled():
             serving.result()
-        elif open_:
+        elif open_ and scope["path"].strip("/") == "stream":
             await send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif open_:
+            log.info("an answer to %r was cut off: the token or session ended", grant.name)
+            raise Revoked
         else:
             await send_answer(of_ours(None, UnknownToken("this token is not known here any more")), send)
 
@@ -152,9 +171,6 @@ def _charged(limit: Limit, receive: Receive) -> Receive:
 
 
 def cookie_of(headers: Mapping[bytes, bytes]) -> bytes | None:
-    """The token in the dashboard's cookie (RFC 6265 §4.2.1)."""
-    for pair in headers.get(b"cookie", b"").split(b";"):
-        name, _, token = pair.strip().partition(b"=")
-        if name == _COOKIE:
-            return token
-    return None
+    """Return the session in the dashboard's cookie (RFC 6265 §4.2.1)."""
+    pairs = dict(pair.strip().partition(b"=")[::2] for pair in headers.get(b"cookie", b"").split(b";"))
+    return pairs.get(SECURE_COOKIE.encode()) or pairs.get(COOKIE.encode())

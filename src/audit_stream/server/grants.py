@@ -54,6 +54,14 @@ def may_see(scope: Any, event_id: int, source: bytes) -> None:
         raise _refused(f"event #{event_id} is of a source that the token {grant.name!r} may not read")
 
 
+def may_know(scope: Any, reason: str | None) -> str | None:
+    """Return why something disagrees, without the index of a source where the token is bound to sources."""
+    grant = grant_of(scope)
+    if reason is None or grant is None or grant.sources is None or "}:source:" not in reason:
+        return reason
+    return "the index of a source disagrees with the chain; which one is shown to tokens that read all sources"
+
+
 def _refused(detail: str, index: int | None = None) -> Forbidden:
     log.info("refused: %s", detail)
     return Forbidden(detail, field="source", index=index)

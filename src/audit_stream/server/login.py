@@ -1,7 +1,6 @@
 """Logging in to the dashboard: a browser trades its token for a cookie, as EventSource can send no header."""
 
 import math
-import re
 import time
 from collections import OrderedDict
 from ipaddress import ip_address
@@ -10,9 +9,10 @@ import msgspec
 from litestar import Response, get, post
 
 from audit_stream.access.limit import Limit
+from audit_stream.access.session import LIFETIME_S, Sessions
 from audit_stream.access.table import Grant, Tokens
 from audit_stream.errors import Forbidden, Refused
-from audit_stream.server.auth import COOKIE, cookie_of
+from audit_stream.server.auth import COOKIE, SECURE_COOKIE, cookie_of
 from audit_stream.server.problems import AnyRequest, LacksScope, NotFound, TooMany, UnknownToken, Unsupported
 from audit_stream.settings import Settings
 from audit_stream.spine import spine_of
@@ -21,8 +21,6 @@ MISTAKES_PER_SECOND = 0.2
 MISTAKES_AT_ONCE_S = 50.0  # ten of them
 ADDRESSES_KEPT = 1_000
 BODY_BYTES = 4_096
-# RFC 6265 §4.1.1; a token that was made here has no other characters.
-_FIT_FOR_A_COOKIE = re.compile(r'[^\x00-\x20\x7f-\U0010ffff",;\\]+')
 
 
 class Attempts:
@@ -32,16 +30,13 @@ class Attempts:
         self._limits: OrderedDict[str, Limit] = OrderedDict()
 
     def count(self, address: str) -> None:
-        """Raises TooMany."""
+        """Count one more. Raises TooMany when they come too fast."""
         limit = self._limits.pop(address, None) or Limit(MISTAKES_PER_SECOND, burst_s=MISTAKES_AT_ONCE_S)
         self._limits[address] = limit
         while len(self._limits) > ADDRESSES_KEPT:
             self._limits.popitem(last=False)
         if wait_s := limit.take(1, time.monotonic()):
             raise TooMany("too many mistaken logins from this address", retry_after=math.ceil(wait_s))
-
-    def forget(self, address: str) -> None:
-        self._limits.pop(address, None)
 
 
 class Credentials(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,11 +53,18 @@ class Login(msgspec.Struct):
 
 @get("/dashboard/login", include_in_schema=False)
 async def login_state(request: AnyRequest) -> Response[Login]:
-    tokens: Tokens | None = request.app.state.tokens
-    token = cookie_of(dict(request.scope["headers"]))
-    grant = tokens.find(token) if tokens and token else None
-    name = grant.name if grant and not _falls_short(grant) else None
-    return Response(Login(tokens is not None, name), headers={"Cache-Control": "no-store"})
+    sessions: Sessions | None = request.app.state.sessions
+    headers = {"Cache-Control": "no-store"}
+    session = cookie_of(dict(request.scope["headers"]))
+    if sessions is None or session is None:
+        return Response(Login(sessions is not None, None), headers=headers)
+    secret = await sessions.prepare(spine_of(request.app.state).stream.session_key.secret)
+    grant, left_s = sessions.find(session) or (None, 0.0)
+    if grant is None or _falls_short(grant):
+        return Response(Login(True, None), headers=headers)
+    if left_s < LIFETIME_S / 2:
+        headers["Set-Cookie"] = _cookie(request, sessions.seal(grant, secret), LIFETIME_S)
+    return Response(Login(True, grant.name), headers=headers)
 
 
 @post("/dashboard/login", include_in_schema=False, status_code=204, request_max_body_size=BODY_BYTES)
@@ -71,27 +73,28 @@ async def log_in(request: AnyRequest) -> Response[None]:
     tokens: Tokens | None = request.app.state.tokens
     if tokens is None:
         raise NotFound("this server has no tokens: nobody needs to log in")
-    attempts: Attempts = request.app.state.attempts
-    address, secure = _asker(request, spine_of(request.app.state).settings)
-    attempts.count(address)
+    sessions: Sessions = request.app.state.sessions
     try:
         token = msgspec.json.decode(await request.body(), type=Credentials).token.strip()
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused('the body is to be {"token": "…"}') from error
-    grant = tokens.find(token.encode()) if _FIT_FOR_A_COOKIE.fullmatch(token) else None
+    grant = tokens.find(token.encode())
     if grant is None:
+        # Mistakes alone are counted: others who make them cannot keep the right token out.
+        attempts: Attempts = request.app.state.attempts
+        attempts.count(_asker(request)[0])
         raise UnknownToken("this token is not known here")
-    attempts.forget(address)
     if short := _falls_short(grant):
         raise short
-    return Response(None, status_code=204, headers={"Set-Cookie": _cookie(token, secure=secure)})
+    secret = await sessions.prepare(spine_of(request.app.state).stream.session_key.secret)
+    cookie = _cookie(request, sessions.seal(grant, secret), LIFETIME_S)
+    return Response(None, status_code=204, headers={"Set-Cookie": cookie})
 
 
 @post("/dashboard/logout", include_in_schema=False, status_code=204)
 async def log_out(request: AnyRequest) -> Response[None]:
     _only_json(request)
-    _, secure = _asker(request, spine_of(request.app.state).settings)
-    return Response(None, status_code=204, headers={"Set-Cookie": f"{_cookie('', secure=secure)}; Max-Age=0"})
+    return Response(None, status_code=204, headers={"Set-Cookie": _cookie(request, "", 0)})
 
 
 def _falls_short(grant: Grant) -> Forbidden | None:
@@ -111,13 +114,15 @@ def _only_json(request: AnyRequest) -> None:
         raise Unsupported("send it with Content-Type: application/json")
 
 
-def _cookie(token: str, *, secure: bool) -> str:
-    # Without an age: it ends with the browser's session, or with the token.
-    return f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
+def _cookie(request: AnyRequest, session: str, age_s: int) -> str:
+    _, secure = _asker(request)
+    name, end = (SECURE_COOKIE, "; Secure") if secure else (COOKIE, "")
+    return f"{name}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age_s}{end}"
 
 
-def _asker(request: AnyRequest, settings: Settings) -> tuple[str, bool]:
-    """Whose request it is and whether it came by https; a proxy is asked only when it is one of ours."""
+def _asker(request: AnyRequest) -> tuple[str, bool]:
+    """Return whose request it is and whether it came by https. A proxy is believed when it is one of ours."""
+    settings: Settings = spine_of(request.app.state).settings
     address = request.client.host if request.client else ""
     secure = request.scope["scheme"] == "https"
     try:
@@ -125,7 +130,11 @@ def _asker(request: AnyRequest, settings: Settings) -> tuple[str, bool]:
     except ValueError:
         trusted = False
     if trusted:
-        # The last one is what our proxy has added; those before it anyone can claim.
-        address = request.headers.get("x-forwarded-for", address).rpartition(",")[2].strip() or address
-        secure = secure or request.headers.get("x-forwarded-proto", "").rpartition(",")[2].strip().lower() == "https"
+        # The last one, in whichever line, is what our proxy has added; those before it anyone can claim.
+        address = _last(request, "x-forwarded-for") or address
+        secure = secure or _last(request, "x-forwarded-proto").lower() == "https"
     return address, secure
+
+
+def _last(request: AnyRequest, header: str) -> str:
+    return ",".join(request.headers.getall(header, [])).rpartition(",")[2].strip()

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 from audit_stream import __version__
 from audit_stream.capacity import Capacity
 from audit_stream.errors import AuditStreamError
+from audit_stream.server.grants import grant_of
 from audit_stream.server.problems import AnyRequest
 from audit_stream.spine import Spine, spine_of
 from audit_stream.tally import FAILURES, OUTCOMES, Board, Buckets
@@ -27,7 +28,9 @@ async def metrics(request: AnyRequest) -> Response[bytes]:
     spine = spine_of(request.app.state)
     height, reasons, capacity = await asyncio.gather(_height(spine), spine.readiness.now(), spine.capacity.now())
     registry = CollectorRegistry()
-    registry.register(_Scrape(spine, height, capacity, ready=not reasons))
+    grant = grant_of(request.scope)
+    sources = None if grant is None else grant.sources
+    registry.register(_Scrape(spine, height, capacity, sources, ready=not reasons))
     if len(spine.tally.board.blocks) == 1:
         ProcessCollector(registry=registry)  # of several processes, one would speak for all
     # Not the header itself: the library stumbles over a version that is none.
@@ -43,11 +46,21 @@ async def _height(spine: Spine) -> int | None:
 
 
 class _Scrape(Collector):
-    def __init__(self, spine: Spine, height: int | None, capacity: Capacity | None, *, ready: bool) -> None:
-        self._spine, self._height, self._capacity, self._ready = spine, height, capacity, ready
+    def __init__(
+        self,
+        spine: Spine,
+        height: int | None,
+        capacity: Capacity | None,
+        sources: frozenset[str] | None,
+        *,
+        ready: bool,
+    ) -> None:
+        """Count the events of these sources alone; None: of all of them."""
+        self._spine, self._height, self._capacity, self._sources = spine, height, capacity, sources
+        self._ready = ready
 
     def collect(self) -> Iterator[Metric]:
-        yield from _appends(self._spine.tally.board)
+        yield from _appends(self._spine.tally.board, self._sources)
         yield from _inside(self._spine.tally.board)
         yield _gauge("ready", "1 when an append would succeed now", self._ready)
         yield _gauge("chain_height", "event_id of the newest event; absent when Redis does not tell", self._height)
@@ -60,12 +73,14 @@ class _Scrape(Collector):
         yield build
 
 
-def _appends(board: Board) -> Iterator[Metric]:
+def _appends(board: Board, sources: frozenset[str] | None) -> Iterator[Metric]:
     events = CounterMetricFamily(
         "audit_stream_events", "Events appended, by kind and source", labels=["kind", "source"]
     )
     for kind, source, count in board.events():
-        events.add_metric([kind.decode(), source.decode()], count)
+        name = source.decode()
+        if sources is None or name in sources:
+            events.add_metric([kind.decode(), name], count)
     yield events
     yield _counter("replays", "Events sent again under their idempotency key", board.total("replays"))
     failures = CounterMetricFamily(

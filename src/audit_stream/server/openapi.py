@@ -34,7 +34,7 @@ _MEANINGS = {
     406: "Accept takes no form of this answer",
     409: "The chain is damaged",
     413: "Over a limit",
-    415: "A form, plain text, or CloudEvents data that are not JSON",
+    415: "A form, plain text, a body without a type, or CloudEvents data that are not JSON",
     422: "Breaks the schema, or has no canonical form",
     503: "Redis is away or takes no writes, or the queue is full: see Retry-After",
 }

@@ -25,6 +25,8 @@ from audit_stream.server.bodies import ProblemBody
 from audit_stream.tally import Failure
 
 MEDIA_TYPE = "application/problem+json"
+NOT_SNIFFED = {"X-Content-Type-Options": "nosniff"}
+"""No browser takes an answer for something else than its type. A receipt goes without, for speed."""
 
 # The first class that fits decides.
 _STATUS: tuple[tuple[type[AuditStreamError], int], ...] = (
@@ -86,6 +88,14 @@ class LacksScope(Forbidden):
         self.challenge = f'Bearer realm="audit-stream", error="insufficient_scope", scope="{scope}"'
 
 
+class CrossSite(Forbidden):
+    """A page of another site sent it. Nothing was done."""
+
+
+class Misdirected(AuditStreamError):
+    """The request is meant for another host. Nothing was done."""
+
+
 class TooMany(AuditStreamError):
     """The token is over one of its limits. Nothing was done."""
 
@@ -102,6 +112,7 @@ _HTTP_ONLY: dict[type[AuditStreamError], int] = {
     Unsupported: 415,
     Unauthenticated: 401,
     UnknownToken: 401,
+    Misdirected: 421,
     TooMany: 429,
 }
 
@@ -112,6 +123,7 @@ _SHOWN_AS = {"first": "from", "last": "to", "last_event_id": "Last-Event-ID"}
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None, **more: Any) -> Response[bytes]:
     body = ProblemBody(title=HTTPStatus(status).phrase, status=status, detail=detail, **more)
+    headers = {**NOT_SNIFFED, **(headers or {})}
     return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=headers)
 
 
@@ -184,6 +196,11 @@ def of_litestar(_: AnyRequest, error: HTTPException) -> Response[bytes]:
 def of_anything(request: AnyRequest, error: Exception) -> Response[bytes]:
     log.error("%s %s failed, and the fault is ours", request.method, request.url.path, exc_info=error)
     return problem(500, "the server failed to answer; its log says why")
+
+
+def not_sniffed(response: Response[Any]) -> Response[Any]:
+    response.headers.update(NOT_SNIFFED)
+    return response
 
 
 def in_json(response: Response[Any]) -> Response[Any]:

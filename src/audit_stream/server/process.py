@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -14,8 +15,9 @@ from litestar.types import ASGIApp
 from audit_stream.errors import Misconfigured
 from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
-from audit_stream.server.auth import Guard
+from audit_stream.server.auth import Guard, Revoked
 from audit_stream.server.cors import Cors
+from audit_stream.server.door import Door
 from audit_stream.server.express import Express
 from audit_stream.server.requests import Requests
 from audit_stream.settings import Settings
@@ -42,13 +44,17 @@ def load_tracing() -> "type[Tracing]":
 
 
 def layered(app: Litestar, settings: Settings) -> ASGIApp:
-    """What stands around the application; a layer that nothing is configured for is not there."""
+    """Put the layers around the application; one that nothing is configured for is left out."""
     layers: ASGIApp = Express(app)
     if app.state.tokens is not None:
-        layers = Guard(layers, app.state.tokens)
+        layers = Guard(layers, app.state.tokens, app.state.sessions)
     if settings.cors:
         layers = Cors(layers, settings.cors)
-    return layers
+    return Door(layers, settings)
+
+
+def _not_revoked(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], Revoked))
 
 
 class Server(uvicorn.Server):
@@ -59,6 +65,8 @@ class Server(uvicorn.Server):
         self._app = create_app(settings, tally, tracing)
         served = layered(self._app, settings)
         self._on_started = on_started
+        # uvicorn logs every exception as a fault of the application. This one is how an answer is cut off.
+        logging.getLogger("uvicorn.error").addFilter(_not_revoked)
         super().__init__(
             uvicorn.Config(
                 Requests(tracing.around(served) if tracing else served),

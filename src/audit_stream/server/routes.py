@@ -20,6 +20,7 @@ from audit_stream.server.bodies import (
     StatusBody,
 )
 from audit_stream.server.dashboard.page import dashboard
+from audit_stream.server.grants import may_know
 from audit_stream.server.login import log_in, log_out, login_state
 from audit_stream.server.metrics import metrics
 from audit_stream.server.openapi import IdempotencyHeader, an_event_or_events, events, problems
@@ -101,6 +102,9 @@ async def stats(request: AnyRequest) -> StatsBody:
     spine = spine_of(request.app.state)
     head, (count,) = await spine.stream.head(), await spine.stream.indexes.lengths([spine.stream.keys.events])
     facts, capacity = await spine.stream.facts(), await spine.capacity.now()
+    last = LastVerdictBody.of(spine.verdicts.last) if spine.verdicts.last else None
+    if last:
+        last.reason = may_know(request.scope, last.reason)
     return StatsBody(
         count=count,
         last_event_id=head.event_id,
@@ -115,8 +119,8 @@ async def stats(request: AnyRequest) -> StatsBody:
         subscribers=spine.tail.subscribers,
         batches=spine.appender.batches,
         lost_races=spine.appender.lost_races,
-        index_trouble=spine.appender.index_trouble,
-        last_verdict=LastVerdictBody.of(last) if (last := spine.verdicts.last) else None,
+        index_trouble=may_know(request.scope, spine.appender.index_trouble) or "",
+        last_verdict=last,
     )
 
 

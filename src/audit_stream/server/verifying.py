@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Response, get
@@ -12,6 +12,7 @@ from litestar.response import Stream
 
 from audit_stream.errors import AuditStreamError
 from audit_stream.server.bodies import ProgressBody, VerdictBody
+from audit_stream.server.grants import may_know
 from audit_stream.server.openapi import NDJSON, problems
 from audit_stream.server.parameters import MAX_ID, only
 from audit_stream.server.problems import AnyRequest, OutOfRange, of_ours
@@ -52,20 +53,23 @@ async def verify_chain(
         done, _ = await asyncio.wait({task}, timeout=PROGRESS_S)
         for early in done:
             early.result()  # what is wrong with the request is an answer of its own, not a line in a stream
-        return Stream(_progress(walk, task), media_type=NDJSON)
+        return Stream(_progress(request.scope, walk, task), media_type=NDJSON)
     # Shielded: whoever else waits for this walk is not cancelled with this request.
-    return Response(msgspec.json.encode(_body(await asyncio.shield(task))), media_type="application/json")
+    return Response(
+        msgspec.json.encode(_body(request.scope, await asyncio.shield(task))), media_type="application/json"
+    )
 
 
-async def _progress(walk: Walk, task: "asyncio.Task[Report]") -> AsyncIterator[bytes]:
+async def _progress(scope: Any, walk: Walk, task: "asyncio.Task[Report]") -> AsyncIterator[bytes]:
     while not (await asyncio.wait({task}, timeout=PROGRESS_S))[0]:
         yield msgspec.json.encode(ProgressBody(walk.checked, max(walk.expected, walk.checked))) + b"\n"
     try:
-        last = msgspec.json.encode(_body(task.result()))
+        last = msgspec.json.encode(_body(scope, task.result()))
     except AuditStreamError as error:
         last = of_ours(None, error).content
     yield last + b"\n"
 
 
-def _body(report: Report) -> VerdictBody:
-    return VerdictBody.of(report.verdict, report.first, report.indexes, report.took_s)
+def _body(scope: Any, report: Report) -> VerdictBody:
+    verdict = report.verdict._replace(reason=may_know(scope, report.verdict.reason))
+    return VerdictBody.of(verdict, report.first, report.indexes, report.took_s)

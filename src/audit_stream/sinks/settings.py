@@ -9,6 +9,7 @@ from typing import cast, get_args
 
 import msgspec
 
+from audit_stream.addresses import blanked
 from audit_stream.client.arguments import authorization_of
 from audit_stream.daemon import Listen, level, listen, spine_url
 from audit_stream.errors import Misconfigured
@@ -92,7 +93,7 @@ def check_database_url(url: str) -> None:
     try:
         conninfo_to_dict(url)
     except psycopg.ProgrammingError as error:
-        raise Misconfigured(f"DATABASE_URL: {str(error).strip()}") from error
+        raise Misconfigured(f"DATABASE_URL: {blanked(str(error).strip())}") from error
 
 
 def _format(text: str) -> purview.Format:

@@ -72,7 +72,8 @@ def _descriptors(pid: int) -> int:
 def half_requests(site: Site, rng: random.Random) -> None:
     """Half-open: producers that went away in the middle of a request without a word."""
     server = rng.choice(site.servers)
-    whole = b'POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n{"kind":'
+    whole = b"POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 90\r\n\r\n"
+    whole += b'{"kind":'
     before = _descriptors(server.pid)
     with ExitStack() as held:
         for _ in range(HALF_REQUESTS):

@@ -30,7 +30,6 @@ _HEADERS = {
         ]
     ),
     "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
     # Kept, but asked about each time: a page and a server of two versions would not understand each other.
     "Cache-Control": "no-cache",
 }
