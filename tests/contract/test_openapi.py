@@ -17,7 +17,7 @@ Schema = dict[str, Any]
 PROBLEM = "application/problem+json"
 EVENT_FIELDS = ["event_id", "timestamp", "kind", "source", "payload", "prev_hash", "hash"]
 FOR_PEOPLE_AND_SCRAPERS = {
-    *("GET /schema", "GET /metrics"),
+    *("GET /schema", "GET /openapi.json", "GET /docs", "GET /metrics"),
     *("GET /dashboard", "GET /dashboard/login", "POST /dashboard/login", "POST /dashboard/logout"),
 }
 """Served, but not by a handler that takes part in the document."""

@@ -40,9 +40,13 @@ def parse(block: bytes) -> Frame:
 
 
 def split(body: bytes) -> tuple[list[Frame], bytes]:
-    """The whole blocks of `body`, and what is left of it."""
-    *blocks, rest = body.split(b"\n\n")
-    return [parse(block) for block in blocks], rest
+    """The whole blocks of `body`, and what is left of it. A comment ends a block here, as it comes before one."""
+    frames, rest = [], body
+    while match := re.match(rb"((?:[^:\n].*\n)*?)(\n|:.*\n)", rest):
+        fields, ending = match.groups()
+        frames.append(parse((fields + ending).rstrip(b"\n")))
+        rest = rest[match.end() :]
+    return frames, rest
 
 
 class SseStream:

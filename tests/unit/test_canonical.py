@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit_stream import chain
+from audit_stream.decoding import decode
 from audit_stream.errors import Refused
-from audit_stream.event import MAX_NESTING, canonical_text, decode, draft, is_readable, to_json
+from audit_stream.event import MAX_NESTING, canonical_text, draft, is_readable, to_json
 from tests.unit.drafts import AT, KINDS, body, drafted, linked, refused
 
 # --- JSON, or nearly, without a canonical form

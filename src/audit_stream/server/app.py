@@ -12,6 +12,7 @@ from audit_stream import __version__
 from audit_stream.access.table import Tokens
 from audit_stream.errors import Misconfigured
 from audit_stream.server.dashboard.page import dashboard_file
+from audit_stream.server.docs.page import docs_file
 from audit_stream.server.login import Attempts
 from audit_stream.server.openapi import complete, secured
 from audit_stream.server.problems import HANDLERS, in_json
@@ -41,7 +42,7 @@ def create_app(settings: Settings, tally: Tally | None = None, tracing: "Tracing
                 await tracing.close()
 
     app = Litestar(
-        route_handlers=[*ROUTES, dashboard_file],
+        route_handlers=[*ROUTES, dashboard_file, docs_file],
         lifespan=[spine],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(
