@@ -39,14 +39,16 @@ def parse(block: bytes) -> Frame:
     )
 
 
+_BLOCK = re.compile(rb"(?:[^:\n].*\n)*(?:\n|:.*\n)")
+
+
 def split(body: bytes) -> tuple[list[Frame], bytes]:
     """The whole blocks of `body`, and what is left of it. A comment ends a block here, as it comes before one."""
-    frames, rest = [], body
-    while match := re.match(rb"((?:[^:\n].*\n)*?)(\n|:.*\n)", rest):
-        fields, ending = match.groups()
-        frames.append(parse((fields + ending).rstrip(b"\n")))
-        rest = rest[match.end() :]
-    return frames, rest
+    frames, at = [], 0
+    while match := _BLOCK.match(body, at):
+        frames.append(parse(match.group().rstrip(b"\n")))
+        at = match.end()
+    return frames, body[at:]
 
 
 class SseStream:

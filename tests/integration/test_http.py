@@ -539,8 +539,32 @@ def test_a_method_that_is_not_offered_is_told_which_are(
     shared: ServerProcess, method: str, path: str, allowed: set[str]
 ) -> None:
     response = shared.client.request(method, path)
-    problem(response, 405)
+    assert problem(response, 405)["detail"] == f"{method} is not one of {', '.join(sorted(allowed))}"
     assert set(response.headers["allow"].split(", ")) - {"OPTIONS"} == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/event", "there is no /event; did you mean /events?"),
+        ("/evnets?kind=other", "there is no /evnets; did you mean /events?"),
+        ("/no%20where", "there is no /no%20where; GET / lists what there is"),
+        ("/schema/nowhere", "there is nothing here; GET / lists what there is"),
+    ],
+)
+def test_a_path_that_is_not_there_is_told_the_nearest(shared: ServerProcess, path: str, says: str) -> None:
+    assert problem(shared.get(path), 404)["detail"] == says
+
+
+@pytest.mark.parametrize("path", ["/events", "/events?kind=other", "/verify"])
+def test_a_cache_buster_is_taken_and_means_nothing(shared: ServerProcess, path: str) -> None:
+    shared.post(request()).raise_for_status()
+    busted = f"{path}{'&' if '?' in path else '?'}_=1780000000&_=2"
+    plain, found = shared.get(path).json(), shared.get(busted).json()
+    assert found == plain if path != "/verify" else found["valid"]
+    assert problem(shared.get("/events?knid=other"), 422)["detail"].startswith(
+        "knid: no such parameter; did you mean kind?"
+    )
 
 
 @pytest.fixture(scope="module")

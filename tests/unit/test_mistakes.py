@@ -36,6 +36,14 @@ SENTENCES: list[tuple[Any, list[str]]] = [
     (GOOD | {"source": "s" * 300}, ["source: has 300 characters; 1 to 256 are allowed"]),
     (GOOD | {"payload": [1]}, ["payload: is an array; send a JSON object"]),
     (GOOD | {"timestamp": True}, ["timestamp: is a boolean; send a string"]),
+    (
+        GOOD | {"timestamp": "2026-05-15T03:14:15"},
+        [
+            "timestamp: '2026-05-15T03:14:15' is not an RFC 3339 date-time with offset, such as"
+            " 2026-05-15T03:14:15.123+00:00; the offset is missing: send 2026-05-15T03:14:15Z if it is UTC"
+            " (in Python, datetime.now(UTC).isoformat())"
+        ],
+    ),
     (GOOD | {"idempotency_key": ""}, ["idempotency_key: is empty; 1 to 255 characters"]),
     (GOOD | {"payloud": {}}, ["payloud: is not a field of an event; did you mean payload?"]),
     (

@@ -201,7 +201,7 @@ def no_such_path(path: str, paths: Collection[str]) -> str:
 
 def _allowed(error: HTTPException) -> list[str]:
     methods = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
-    return [method for method in methods.split(", ") if method != "OPTIONS"]
+    return sorted(set(methods.split(", ")) - {"OPTIONS"})
 
 
 def of_anything(request: AnyRequest, error: Exception) -> Response[bytes]:
@@ -211,7 +211,7 @@ def of_anything(request: AnyRequest, error: Exception) -> Response[bytes]:
 
 def in_json(response: Response[Any]) -> Response[Any]:
     """Litestar's OpenAPI router has a page of its own for paths that are not there."""
-    return problem(404, "Not Found") if response.status_code == 404 else response
+    return problem(404, "there is nothing here; GET / lists what there is") if response.status_code == 404 else response
 
 
 HANDLERS: dict[type[Exception] | int, Any] = {
