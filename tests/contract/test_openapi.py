@@ -162,10 +162,11 @@ def test_every_reference_leads_somewhere_and_every_id_is_its_own(document: Schem
     assert len(names) > 5
     assert names <= set(document["components"]["schemas"])
     operation_ids = [operation["operationId"] for operation in operations(document).values()]
-    assert sorted(operation_ids) == sorted(
-        ["info", "health", "ready", "stats", "appendEvent", "appendEvents", "queryEvents", "getEvent"]
-        + ["streamEvents", "verifyChain"]
-    )
+    assert set(operation_ids) == {
+        *("info", "health", "ready", "stats", "appendEvent", "appendEvents"),
+        *("queryEvents", "getEvent", "streamEvents", "verifyChain"),
+    }
+    assert len(set(operation_ids)) == len(operation_ids)
     assert document["servers"] == [{"url": "/"}]
 
 

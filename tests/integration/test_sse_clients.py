@@ -1,5 +1,6 @@
 """GET /stream as other people's libraries read it: one event for each event, and none for anything else."""
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,10 @@ import httpx_sse
 import pytest
 import sseclient
 
+from audit_stream.appender import Appender
+from audit_stream.event import PublishRequest, draft
+from audit_stream.stream import Stream
+from audit_stream.tail import Tail, View
 from tests.harness import ServerProcess, running_server
 
 Read = Callable[[httpx.Response], Iterator[Any]]
@@ -44,3 +49,35 @@ def test_a_library_hands_out_one_event_for_each(server: ServerProcess, library: 
     assert [frame.id for frame in frames] == [str(event["event_id"]) for event in (first, *later)]
     assert all('"hash"' in frame.data for frame in frames)
     assert int(frames[0].retry) == 2000
+
+
+def heard(library: str, stream: bytes) -> list[str]:
+    request = httpx.Request("GET", "http://here/stream")
+    answer = httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=stream, request=request)
+    return [event.id for event in READERS[library](answer)]
+
+
+def test_no_library_takes_a_heartbeat_under_a_filter_for_an_event(redis_url: str, chain: str) -> None:
+    async def test() -> tuple[bytes, bytes]:
+        stream, kinds = Stream.at(redis_url, chain), frozenset({"other", "flag_swapped"})
+        async with Appender(stream) as appender, Tail(stream, heartbeat_s=0.01) as tail:
+            for kind in ("flag_swapped", "other", "other"):
+                await appender.append([draft(PublishRequest(kind, "s"), kinds)])
+            read = []
+            for bare_ids in (False, True):
+                following, chunks = tail.follow(0, View(kind="flag_swapped"), bare_ids=bare_ids), b""
+                while chunks.count(b": heartbeat\n") < 3:
+                    chunks += await anext(following)
+                await appender.append([draft(PublishRequest("flag_swapped", "s"), kinds)])
+                while not chunks.endswith(b"}\n\n"):
+                    chunks += await anext(following)
+                await following.aclose()  # type: ignore[attr-defined]
+                read.append(chunks)
+        await stream.close()
+        return read[0], read[1]
+
+    for_all, by_the_standard = asyncio.run(asyncio.wait_for(test(), 60))
+    assert heard("httpx-sse", for_all) == heard("sseclient-py", for_all) == ["1", "4"]
+    assert b"\nid: 3\n\n" in by_the_standard
+    assert heard("sseclient-py", by_the_standard) == ["1", "4", "5"]
+    assert len(heard("httpx-sse", by_the_standard)) > 3  # why not everyone gets those
