@@ -19,12 +19,12 @@ import sys
 from made.client import Client
 from made.api.append import append_event, append_events
 from made.api.read import get_event, query_events
-from made.models import PublishRequest, PublishRequestPayload
+from made.models import PublishRequest, PublishRequestKind as Kind, PublishRequestPayload
 
 client = Client(base_url=sys.argv[1])
 payload = PublishRequestPayload.from_dict({"n": 1})
-one = append_event.sync(client=client, body=PublishRequest(kind="other", source="python", payload=payload))
-append_events.sync(client=client, body=[PublishRequest(kind="flag_swapped", source="python")])
+one = append_event.sync(client=client, body=PublishRequest(kind=Kind.OTHER, source="python", payload=payload))
+append_events.sync(client=client, body=[PublishRequest(kind=Kind.FLAG_SWAPPED, source="python")])
 assert get_event.sync(str(one.event_id), client=client) == one
 print(*(event.kind for event in query_events.sync(client=client, source="python")))
 """
