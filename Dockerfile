@@ -1,21 +1,32 @@
-FROM python:3.13-slim AS build
+# By tag: its digest changes with each security fix of Debian. To build twice from the same bytes, pass it on:
+# docker build --build-arg PYTHON=python:3.13-slim@sha256:…, as docker buildx imagetools inspect python:3.13-slim prints it.
+ARG PYTHON=python:3.13-slim
+
+FROM ${PYTHON} AS build
 WORKDIR /checkout
+COPY requirements-build.lock ./
+RUN pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
+    --require-hashes --requirement requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 COPY lua ./lua
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /dist .
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /dist .
 
 
-FROM python:3.13-slim
+FROM ${PYTHON}
 
 # Numeric and fixed: Kubernetes' runAsNonRoot can check it, and a data volume keeps its owner
 # from one image to the next.
 RUN useradd --uid 10001 --user-group --no-create-home --home-dir /data --shell /usr/sbin/nologin audit \
     && install --directory --owner=10001 --group=10001 --mode=0700 /data
 
-# Mounted, not copied: the wheel would otherwise stay in a layer beside what was installed from it.
+# What the extras [postgres,kafka] need as well: `make lock` writes the file, and pip refuses what has another hash.
+# Mounted, not copied: file and wheel would otherwise stay in a layer beside what was installed from them.
+RUN --mount=type=bind,source=requirements.lock,target=/requirements.lock \
+    pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
+    --require-hashes --requirement /requirements.lock
 RUN --mount=type=bind,from=build,source=/dist,target=/dist \
-    pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore "$(echo /dist/*.whl)[postgres,kafka]"
+    pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore --no-deps --no-index /dist/*.whl
 
 # By itself the server listens on 127.0.0.1, which in a container nobody reaches. Here the published
 # ports decide who does.

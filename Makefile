@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export AUDIT_STREAM_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: run test test-browser faults bus relay-kills project-kills consumer-kills lint format bench clean
+.PHONY: run lock clients test test-browser faults bus relay-kills project-kills consumer-kills lint format bench clean
 
 # The environment is made again whenever what it is made from changes.
 $(VENV)/.run: pyproject.toml
@@ -53,6 +53,11 @@ consumer-kills: $(VENV)/.dev
 	@AUDIT_STREAM_TEST_CONSUMER_KILLS=$(or $(KILLS),20) AUDIT_STREAM_TEST_CONSUMER_SEED=$(or $(SEED),1) \
 		$(BIN)/python -m pytest tests/kafka/test_killed.py -k again_and_again -n 0 -s $(ARGS)
 
+# The test of the generated clients with npm as well: it installs the pinned generator and compiler.
+clients: export AUDIT_STREAM_TEST_NPM = 1
+clients: $(VENV)/.dev
+	@$(BIN)/python -m pytest tests/contract/test_generated_clients.py -n 0 $(ARGS)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -62,6 +67,13 @@ lint: $(VENV)/.dev
 # Side by side with what it replaces; ARGS='--quick' for a first look, '--row NAME' for a part.
 bench: $(VENV)/.run
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+# What the image installs, with a hash for each file of each platform. `ARGS='--upgrade'` takes what is newest.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.13 --generate-hashes --no-annotate --no-emit-index-url
+lock: $(VENV)/.dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check 'uv>=0.5'
+	@$(LOCK) --custom-compile-command 'make lock' $(ARGS) --extra postgres --extra kafka pyproject.toml -o requirements.lock
+	@$(LOCK) --custom-compile-command 'make lock' $(ARGS) --group build --no-emit-package pip -o requirements-build.lock
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,7 @@ from urllib.parse import quote
 import msgspec
 
 from audit_stream.chain import Event
+from audit_stream.decoding import decode_with
 from audit_stream.errors import Refused
 from audit_stream.event import (
     MAX_KEY_LENGTH,
@@ -30,7 +31,6 @@ from audit_stream.event import (
     Draft,
     PublishRequest,
     canonical_text,
-    decode_with,
     draft,
 )
 
@@ -58,7 +58,7 @@ _structured = msgspec.json.Decoder(dict[str, Any])
 
 def from_json(text: bytes, kinds: Set[str]) -> Draft:
     """Read an event in the JSON format. Raises Malformed, or Refused naming the attribute."""
-    return to_draft(decode_with(_structured, text), kinds)
+    return to_draft(decode_with(_structured, text, "a CloudEvent"), kinds)
 
 
 def to_draft(members: dict[str, Any], kinds: Set[str]) -> Draft:

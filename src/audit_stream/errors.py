@@ -16,24 +16,65 @@ AuditStreamError
     └── InUse        another process works in the data folder
 """
 
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
 
 class AuditStreamError(Exception):
     """The root of every error this package raises on purpose."""
 
 
+class Mistake(NamedTuple):
+    """One thing that is wrong with a request."""
+
+    detail: str
+    field: str | None
+
+
 class Refused(AuditStreamError):
     """The request breaks the schema or has no canonical form. Nothing was written."""
 
-    def __init__(self, detail: str, *, field: str | None = None, index: int | None = None) -> None:
+    def __init__(
+        self, detail: str, *, field: str | None = None, index: int | None = None, mistakes: Sequence[Mistake] = ()
+    ) -> None:
         super().__init__(detail)
         self.detail = detail
         self.field = field
         self.index = index
         """Position in the batch, from 0; None for a single event."""
+        self.mistakes = mistakes
+        """All that is wrong with the event, where it was read to its end; `field` is the first one's."""
 
-    def within_batch(self, index: int) -> "Refused":
-        """The same refusal, saying which event of the batch it is about."""
-        return Refused(f"event {index} of the batch: {self.detail}", field=self.field, index=index)
+    @classmethod
+    def of(cls, mistakes: Sequence[Mistake]) -> "Refused | None":
+        """The refusal for these mistakes; None where there are none."""
+        if not mistakes:
+            return None
+        return cls("; also ".join(mistake.detail for mistake in mistakes), field=mistakes[0].field, mistakes=mistakes)
+
+    def within_batch(self, index: int, line: int | None = None) -> "Refused":
+        """The same refusal, saying which event of the batch it is about, and on which `line` of the body it stands."""
+        return Refused(
+            f"{place_in_batch(index, line)}: {self.detail}", field=self.field, index=index, mistakes=self.mistakes
+        )
+
+
+def place_in_batch(index: int, line: int | None = None) -> str:
+    """Name an event of a batch, as people count and as programs do: `the 2nd event of the batch (index 1)`."""
+    if line is not None:
+        return f"line {line} of the body (index {index})"
+    number = index + 1
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"the {number}{ending} event of the batch (index {index})"
+
+
+def without_place(detail: str) -> str:
+    """The detail of a refusal without what `place_in_batch` has put before it."""
+    return _PLACE.sub("", detail)
+
+
+_PLACE = re.compile(r"^(?:the \d+(?:st|nd|rd|th) event of the batch|line \d+ of the body) \(index \d+\): ")
 
 
 class Malformed(Refused):

@@ -1,23 +1,24 @@
 """What a producer hands in, the canonical text made of it, and the JSON of an event.
 
-A PublishRequest is read by one strict decoder and turned into a Draft once, at ingest. From there on
+A PublishRequest is turned into a Draft once, at ingest; decoding.py reads it. From there on
 only the Draft's bytes matter: they are hashed, stored, verified and spliced into every answer.
 """
 
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain as flatten
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from audit_stream.chain import BACKSLASH, QUOTE, Event, quoted
-from audit_stream.errors import Malformed, Refused
+from audit_stream.errors import Refused
+from audit_stream.kinds import unknown_kind
 from audit_stream.timestamps import check_timestamp
 
 MAX_NESTING = 64
@@ -25,7 +26,6 @@ MAX_SOURCE_LENGTH = 256
 MAX_KEY_LENGTH = 255
 LF, CR = b"\n\r"
 
-T = TypeVar("T")
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
 
 
@@ -74,54 +74,19 @@ class Draft(NamedTuple):
         return len(self.payload) + len(self.source) + len(self.once) + 256
 
 
-_one = msgspec.json.Decoder(PublishRequest)
-_array = msgspec.json.Decoder(list[msgspec.Raw])
-_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
-def decode(body: bytes) -> PublishRequest:
-    """Read one PublishRequest. Raises Malformed (no JSON) or Refused (breaks the schema)."""
-    try:
-        return _one.decode(body)
-    except _UNDECODABLE as error:
-        raise _why_undecodable(body, error) from error
-
-
-def decode_with(decoder: "msgspec.json.Decoder[T]", body: bytes) -> T:
-    """`decode`, for another type."""
-    try:
-        return decoder.decode(body)
-    except _UNDECODABLE as error:
-        raise _why_undecodable(body, error) from error
-
-
-def decode_batch(body: bytes, *, lines: bool) -> list[bytes]:
-    """Split a JSON array, or NDJSON when `lines`, into the texts of its events; blank lines are skipped."""
-    if lines:
-        return [line for line in body.split(b"\n") if line.strip()]
-    try:
-        return [bytes(raw) for raw in _array.decode(body)]
-    except msgspec.ValidationError as error:
-        raise Refused(f"a batch is a JSON array of events, or NDJSON: {error}") from error
-    except _UNDECODABLE as error:
-        raise _why_undecodable(body, error) from error
-
-
-def draft(request: PublishRequest, kinds: frozenset[str], *, once: str | None = None) -> Draft:
+def draft(request: PublishRequest, kinds: Set[str], *, once: str | None = None) -> Draft:
     """Make the canonical text. Raises Refused, naming the field, for what has none or breaks the schema.
 
     `once` is the idempotency key from the request's header; it may repeat the body's, not contradict it.
     """
     if request.kind not in kinds:
-        raise Refused(
-            f"kind: {request.kind!r} is not one of {', '.join(sorted(kinds))};"
-            " a deployment adds its own with AUDIT_STREAM_KINDS",
-            field="kind",
-        )
+        raise Refused(unknown_kind(request.kind, kinds), field="kind")
     key = request.idempotency_key
     if once is not None and key is not None and once != key:
-        raise Refused("idempotency_key: the header and the body name two different keys", field="idempotency_key")
+        raise conflicting_keys()
     key = key or once or ""
     timestamp = request.timestamp
     return Draft(
@@ -132,6 +97,10 @@ def draft(request: PublishRequest, kinds: frozenset[str], *, once: str | None = 
         timestamp is None,
         key.encode(),
     )
+
+
+def conflicting_keys() -> Refused:
+    return Refused("idempotency_key: the header and the body name two different keys", field="idempotency_key")
 
 
 def _now() -> bytes:
@@ -154,7 +123,7 @@ def canonical_text(payload: dict[str, Any]) -> bytes:
     try:
         text = _canonical.encode(payload).encode("ascii")
     except RecursionError as error:
-        raise _too_deep() from error
+        raise too_deep() from error
     # Neither walk is made unless the text shows that it could find something.
     if text.count(b"{") + text.count(b"[") > MAX_NESTING:
         _check_nesting(payload)
@@ -177,7 +146,7 @@ def _levels(payload: Any) -> Any:
 def _check_nesting(payload: dict[str, Any]) -> None:
     for depth, _ in enumerate(_levels(payload), start=1):
         if depth > MAX_NESTING:
-            raise _too_deep()
+            raise too_deep()
 
 
 def _check_numbers(payload: dict[str, Any]) -> None:
@@ -190,7 +159,7 @@ def _check_numbers(payload: dict[str, Any]) -> None:
                     raise Refused("payload: a number is out of the range of a double", field="payload") from error
 
 
-def _too_deep() -> Refused:
+def too_deep() -> Refused:
     return Refused(f"payload: nested deeper than {MAX_NESTING} levels", field="payload")
 
 
@@ -225,47 +194,3 @@ def is_readable(event: Event) -> bool:
 
 def to_json_array(events: Sequence[Event]) -> bytes:
     return b"[%b]" % b",".join(map(to_json, events))
-
-
-_PATH = re.compile(r"`\$(?:\[\.\.\.\]|\[\d+\])?\.([A-Za-z_]+)")
-_UNKNOWN = re.compile(r"(?:unknown|missing required) field `([^`]*)`")
-
-
-def _field_of(message: str) -> str | None:
-    match = _UNKNOWN.search(message) or _PATH.search(message)
-    return match.group(1) if match else None
-
-
-def _why_undecodable(body: bytes, error: Exception) -> Refused:
-    """Tell what breaks the schema, what is not JSON, and what is, or nearly, but has no canonical form.
-
-    Slow and only for refusals: the strict decoder says little about why it stopped.
-    """
-    if isinstance(error, msgspec.ValidationError):
-        return Refused(str(error), field=_field_of(str(error)))
-    if isinstance(error, RecursionError):
-        return _too_deep()
-    try:
-        loose = json.loads(body.decode("utf-8", "surrogatepass"))
-    except RecursionError:
-        return _too_deep()
-    except ValueError as malformed:
-        return Malformed(f"the body is not JSON: {malformed}")
-    if isinstance(loose, list):
-        refusals = ((index, _why_no_canonical_form(item)) for index, item in enumerate(loose))
-        found = next((refusal.within_batch(index) for index, refusal in refusals if refusal), None)
-    else:
-        found = _why_no_canonical_form(loose)
-    return found or Malformed(f"the body is not JSON: {error}")
-
-
-def _why_no_canonical_form(request: Any) -> Refused | None:
-    for name, value in request.items() if isinstance(request, dict) else ():
-        try:
-            json.dumps([name, value], ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:
-            field = name if name.isascii() else "payload"
-            return Refused(f"{field}: a lone surrogate has no canonical form", field=field)
-        except ValueError:
-            return Refused(f"{name}: NaN, Infinity and numbers beyond a double have no canonical form", field=name)
-    return None

@@ -249,13 +249,20 @@ class Tail:
 
     # --- subscribers
 
-    async def follow(self, cursor: int, view: View) -> AsyncIterator[bytes]:
+    async def follow(self, cursor: int, view: View, *, bare_ids: bool = False) -> AsyncIterator[bytes]:
         """Yield frames of every event behind `cursor`, in order, each once, then live ones as they come.
+
+        Under a filter the cursor moves past events that are not sent. With `bare_ids` the client is told so, by blocks
+        of nothing but an id: by the standard they move its Last-Event-ID along and dispatch no event. Not every client
+        keeps to that. Without them it resumes from the last event it has seen, to the same effect: the server finds
+        what comes after it by the indexes.
 
         Ends when the server stops, when the reader falls further behind than the frames kept here, or when
         the chain turns out damaged: the client resumes by the last id it has seen, and loses nothing.
         """
-        yield b"retry: %d\n: audit-stream\n\n" % RETRY_MS
+        # No blank line: by the standard a block without data dispatches nothing, yet some libraries hand one out for
+        # each blank line. So `retry` is part of the first block with data, and a comment is a line of its own.
+        yield b"retry: %d\n: audit-stream\n" % RETRY_MS
         lane = next(self._next_lane)
         told, beats, lost, live = cursor, self._beats, self._lost, False
         self._count(1)
@@ -266,7 +273,7 @@ class Tail:
                 if cursor < self._floor:
                     if live:
                         self._tally.count("sse_drops")
-                        yield b": too far behind; resume from your last id\n\n"
+                        yield b": too far behind; resume from your last id\n"
                         return
                     try:
                         async for reached, chunk in self._replay(cursor, view):
@@ -278,7 +285,7 @@ class Tail:
                     except Unreachable:
                         await self._news_or(news, RECONNECT_S)
                     except ChainBroken as error:
-                        yield b": %b\n\n" % str(error).encode()
+                        yield b": %b\n" % str(error).encode()
                         return
                 elif cursor < self.newest:
                     cursor, chunk = self._chunk(cursor, view)
@@ -289,10 +296,11 @@ class Tail:
                     await news.wait()
                 if beats != self._beats:
                     beats = self._beats
-                    # Under a filter the cursor moves past events that are not sent; a frame of nothing but an
-                    # id moves the client's Last-Event-ID along and dispatches no event.
-                    yield b"id: %d\n\n" % cursor if told < cursor else b": heartbeat\n\n"
-                    told = cursor
+                    if told < cursor and bare_ids:
+                        yield b"id: %d\n\n" % cursor
+                        told = cursor
+                    else:
+                        yield b": heartbeat\n"
         finally:
             self._count(-1)
             if not self.subscribers:

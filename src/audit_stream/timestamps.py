@@ -23,10 +23,11 @@ def check_timestamp(text: str, *, field: str) -> str:
             pass
         else:
             return text
-    raise Refused(
-        f"{field}: {text[:64]!r} is not an RFC 3339 date-time with offset, such as 2026-05-15T03:14:15.123+00:00",
-        field=field,
-    )
+    detail = f"{field}: {text[:64]!r} is not an RFC 3339 date-time with offset, such as 2026-05-15T03:14:15.123+00:00"
+    if match is None and _DATE_TIME.fullmatch(f"{text}Z"):
+        # Which instant it names nobody can tell from the text; what is stored is hashed, and stays for ever.
+        detail += f"; the offset is missing: send {text}Z if it is UTC (in Python, datetime.now(UTC).isoformat())"
+    raise Refused(detail, field=field)
 
 
 def instant(text: str, *, field: str) -> datetime:

@@ -285,7 +285,7 @@ def test_a_kind_the_server_does_not_know_is_put_aside_with_its_words(
 ) -> None:
     post(path, 1)
     assert relay(path, spine.url, Mapped({"STATUS": "nonsense"})).refused == 1
-    assert "'nonsense' is not one of" in path.with_name("bus.jsonl.refused").read_text()
+    assert "'nonsense' is not a kind" in path.with_name("bus.jsonl.refused").read_text()
     assert new_events() == []
 
 

@@ -39,10 +39,16 @@ def parse(block: bytes) -> Frame:
     )
 
 
+_BLOCK = re.compile(rb"(?:[^:\n].*\n)*(?:\n|:.*\n)")
+
+
 def split(body: bytes) -> tuple[list[Frame], bytes]:
-    """The whole blocks of `body`, and what is left of it."""
-    *blocks, rest = body.split(b"\n\n")
-    return [parse(block) for block in blocks], rest
+    """The whole blocks of `body`, and what is left of it. A comment ends a block here, as it comes before one."""
+    frames, at = [], 0
+    while match := _BLOCK.match(body, at):
+        frames.append(parse(match.group().rstrip(b"\n")))
+        at = match.end()
+    return frames, body[at:]
 
 
 class SseStream:

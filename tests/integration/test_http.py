@@ -199,11 +199,33 @@ def test_a_broken_event_is_refused_by_name_and_nothing_is_written(
     assert count(shared) == before
 
 
-def test_an_unknown_kind_is_told_which_there_are(shared: ServerProcess) -> None:
+def test_a_misspelt_kind_is_told_the_nearest_and_where_all_are_listed(shared: ServerProcess) -> None:
+    misspelt = "kind: 'decision_card_drafed' is not a kind; did you mean 'decision_card_drafted'? GET / lists them"
+    assert problem(shared.post(request(kind="decision_card_drafed")), 422)["detail"] == misspelt
+    assert problem(shared.get("/events?kind=decision_card_drafed"), 422)["detail"] == misspelt
     detail = problem(shared.post(request(kind="surprise")), 422)["detail"]
-    assert "'surprise'" in detail
+    assert detail.startswith("kind: 'surprise' is not a kind; GET / lists them")
     assert "AUDIT_STREAM_KINDS" in detail
-    assert all(kind in detail for kind in BUILT_IN)
+    assert shared.get("/").json()["kinds"] == list(BUILT_IN)
+
+
+def test_all_mistakes_of_an_event_are_named_at_once(shared: ServerProcess) -> None:
+    wrong = {"kind": "decision_card_drafed", "source": "", "timestamp": "2026-05-15T03:14:15", "colour": "red"}
+    found = problem(shared.post(wrong), 422)
+    assert [mistake["field"] for mistake in found["errors"]] == ["kind", "source", "timestamp", "colour"]
+    assert found["errors"][1]["detail"] == "source: is empty; 1 to 256 characters"
+    assert found["field"] == "kind"
+    assert found["detail"] == "; also ".join(mistake["detail"] for mistake in found["errors"])
+    within = problem(shared.post_batch([request(), request(), wrong]), 422)
+    assert (within["index"], within["errors"]) == (2, found["errors"])
+    assert within["detail"] == f"the 3rd event of the batch (index 2): {found['detail']}"
+
+
+def test_a_mistake_in_lines_is_found_by_its_line(shared: ServerProcess) -> None:
+    good, bad = json.dumps(request()), json.dumps(request(source=""))
+    response = shared.post_batch(f"\n{good}\n\n\n{bad}\n".encode(), **{"Content-Type": NDJSON})
+    found = problem(response, 422)
+    assert found["detail"] == "line 5 of the body (index 1): source: is empty; 1 to 256 characters"
 
 
 @pytest.mark.parametrize(
@@ -347,7 +369,8 @@ def test_one_broken_event_refuses_its_whole_batch(
     else:
         found = problem(response, 422)
         assert (found.get("field"), found["index"]) == (field, 1)
-        assert found["detail"].startswith("event 1 of the batch: ")
+        place = "the 2nd event of the batch" if wrap is as_array else "line 2 of the body"
+        assert found["detail"].startswith(f"{place} (index 1): ")
     assert count(shared) == before
 
 
@@ -527,8 +550,32 @@ def test_a_method_that_is_not_offered_is_told_which_are(
     shared: ServerProcess, method: str, path: str, allowed: set[str]
 ) -> None:
     response = shared.client.request(method, path)
-    problem(response, 405)
+    assert problem(response, 405)["detail"] == f"{method} is not one of {', '.join(sorted(allowed))}"
     assert set(response.headers["allow"].split(", ")) - {"OPTIONS"} == allowed
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("/event", "there is no /event; did you mean /events?"),
+        ("/evnets?kind=other", "there is no /evnets; did you mean /events?"),
+        ("/no%20where", "there is no /no%20where; GET / lists what there is"),
+        ("/schema/nowhere", "there is nothing here; GET / lists what there is"),
+    ],
+)
+def test_a_path_that_is_not_there_is_told_the_nearest(shared: ServerProcess, path: str, says: str) -> None:
+    assert problem(shared.get(path), 404)["detail"] == says
+
+
+@pytest.mark.parametrize("path", ["/events", "/events?kind=other", "/verify"])
+def test_a_cache_buster_is_taken_and_means_nothing(shared: ServerProcess, path: str) -> None:
+    shared.post(request()).raise_for_status()
+    busted = f"{path}{'&' if '?' in path else '?'}_=1780000000&_=2"
+    plain, found = shared.get(path).json(), shared.get(busted).json()
+    assert found == plain if path != "/verify" else found["valid"]
+    assert problem(shared.get("/events?knid=other"), 422)["detail"].startswith(
+        "knid: no such parameter; did you mean kind?"
+    )
 
 
 @pytest.fixture(scope="module")

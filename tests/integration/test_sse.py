@@ -225,7 +225,7 @@ def test_under_a_filter_the_cursor_still_moves(redis_url: str, chain: str) -> No
         async with Appender(stream) as appender:
             await append("other", "other")
             async with Tail(stream, heartbeat_s=0.02) as tail:
-                following = tail.follow(0, View(kind="flag_swapped"))
+                following = tail.follow(0, View(kind="flag_swapped"), bare_ids=True)
                 assert isinstance(following, AsyncGenerator)
                 await anext(following)
                 await until(Frame(id=2))  # replayed

@@ -45,7 +45,7 @@ def test_dead_letters_that_are_put_back_reach_the_chain_once_with_their_own_time
     code, text = say("replay-dlq", "--dry-run")
     shown = [json.loads(line) for line in text.splitlines()]
     assert (code, [letter["value"] for letter in shown]) == (0, [late.decode(), "garbage"])
-    assert "'query_executed' is not one of" in shown[0]["reason"]
+    assert "'query_executed' is not a kind" in shown[0]["reason"]
 
     assert say("replay-dlq", "--limit", "1") == (0, '{"put_back":1}\n')
     assert say("replay-dlq") == (0, '{"put_back":1}\n')

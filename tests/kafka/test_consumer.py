@@ -73,7 +73,7 @@ def test_what_is_no_event_goes_to_the_dlq_whole_and_holds_up_no_other(
     assert {letter.key for letter in letters[:4]} == {b"k"}
     assert all(letter.headers[:2] == [("trace", b"1"), ("none", None)] for letter in letters[:4])
     reasons = [said(letter, MESSAGE) for letter in letters]
-    words = ("not a JSON object", "tombstone", "missing required field `operation`", "'nope' is not one of")
+    words = ("not a JSON object", "tombstone", "missing required field `operation`", "'nope' is not a kind")
     for reason, word in zip(reasons, (*words, "over the limit of 262144 bytes", "other content"), strict=True):
         assert word in reason
     found = cluster.committed(topic, f"group of {topic}")

@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from audit_stream.event import MAX_KEY_LENGTH, PublishRequest, decode
+from audit_stream.decoding import decode
+from audit_stream.event import MAX_KEY_LENGTH, PublishRequest
 from audit_stream.sources.kafka.records import ORIGIN, Record, Unusable, as_event
 
 AT = 1_771_285_512_345

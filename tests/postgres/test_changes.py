@@ -5,8 +5,9 @@ import json
 import pytest
 
 from audit_stream.daemon import Listen
+from audit_stream.decoding import decode
 from audit_stream.errors import Misconfigured
-from audit_stream.event import canonical_text, decode
+from audit_stream.event import canonical_text
 from audit_stream.sources.postgres.changes import Change, as_event, canonical_payload
 from audit_stream.sources.postgres.settings import RelaySettings
 

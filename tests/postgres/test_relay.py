@@ -115,7 +115,7 @@ def test_an_event_that_is_refused_for_good_is_put_aside_with_the_reason_and_hold
     letters = db.run("SELECT payload::json -> 'new' ->> 'id', reason FROM audit_stream.dead_letters ORDER BY id")
     assert [id_ for id_, _ in letters] == ["3", "5", "6"]
     assert re.search("larger|limit|bytes", letters[0][1])
-    assert "'decision_crad_signed' is not one of" in letters[1][1]
+    assert "'decision_crad_signed' is not a kind; did you mean 'decision_card_signed'?" in letters[1][1]
     assert sum("goes to the dead letters" in line for line in relay.log.lines) == 3
     assert db.payloads == []
 

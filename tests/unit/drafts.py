@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from audit_stream.chain import START, Event, Head, link_hash
+from audit_stream.decoding import decode
 from audit_stream.errors import Refused
-from audit_stream.event import Draft, decode, draft
+from audit_stream.event import Draft, draft
 from audit_stream.kinds import BUILT_IN
 
 KINDS = frozenset(BUILT_IN)

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
-from audit_stream.errors import Malformed, Refused
-from audit_stream.event import PublishRequest, decode, decode_batch, draft, to_json, to_json_array
+from audit_stream.decoding import decode, decode_batch, line_of
+from audit_stream.errors import Malformed, Refused, place_in_batch, without_place
+from audit_stream.event import PublishRequest, draft, to_json, to_json_array
 from tests.unit.drafts import AT, KINDS, body, drafted, linked, refused
 
 # --- the schema
@@ -172,8 +173,19 @@ def test_a_batch_that_is_no_array_is_refused(text: bytes) -> None:
 def test_a_refusal_within_a_batch_says_where() -> None:
     refusal = Refused("kind: no", field="kind").within_batch(3)
     assert (refusal.index, refusal.field) == (3, "kind")
-    assert "event 3" in refusal.detail
-    assert "kind: no" in refusal.detail
+    assert refusal.detail == "the 4th event of the batch (index 3): kind: no"
+    on_a_line = Refused("kind: no").within_batch(3, 7).detail
+    assert on_a_line == "line 7 of the body (index 3): kind: no"
+    assert {without_place(detail) for detail in (refusal.detail, on_a_line, "kind: no")} == {"kind: no"}
+
+
+def test_places_in_a_batch_are_counted_as_people_count() -> None:
+    counted = [place_in_batch(index).split()[1] for index in (0, 1, 2, 3, 10, 11, 12, 20, 110, 111, 1999)]
+    assert counted == ["1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "111th", "112th", "2000th"]
+
+
+def test_a_line_is_counted_with_the_blank_ones() -> None:
+    assert [line_of(b"\n{}\n \r\n{}\n{}", index) for index in range(3)] == [2, 4, 5]
 
 
 def test_an_array_of_events_is_the_events_in_an_array() -> None:

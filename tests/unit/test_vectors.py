@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 from audit_stream import chain, event
+from audit_stream.decoding import decode
 from tests.unit.drafts import KINDS, body
 
 Vectors = dict[str, list[dict[str, Any]]]
@@ -13,7 +14,7 @@ Vectors = dict[str, list[dict[str, Any]]]
 def draft_of(vector: dict[str, Any]) -> event.Draft:
     sent = vector["event"]
     request = body(vector["payload_text"], **{name: sent[name] for name in ("kind", "source", "timestamp")})
-    return event.draft(event.decode(request), KINDS)
+    return event.draft(decode(request), KINDS)
 
 
 def test_there_are_47_events_and_a_chain_of_12(vectors: Vectors) -> None:
@@ -55,6 +56,6 @@ def test_the_published_chain_is_what_its_requests_become(vectors: Vectors) -> No
     prev = chain.GENESIS
     for published in vectors["chain"]:
         request = {name: published[name] for name in ("kind", "source", "payload", "timestamp")}
-        draft = event.draft(event.decode(json.dumps(request).encode()), KINDS)
+        draft = event.draft(decode(json.dumps(request).encode()), KINDS)
         prev = chain.link_hash(published["event_id"], *draft[:4], prev)
         assert prev.decode() == published["hash"]

@@ -13,6 +13,7 @@ import rich_click as click
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option, url_option
 from audit_stream.cli.output import console, print_event, tell, wants_json, write_lines
+from audit_stream.errors import without_place
 
 if TYPE_CHECKING:
     from audit_stream.cli.remote import Remote
@@ -160,7 +161,7 @@ def _refusal(failed: Failed, batch: list[Line], written: int) -> Failed:
     index = failed.problem.get("index")
     before = f"{written} events were written before" if written else "nothing was written before"
     if isinstance(index, int) and 0 <= index < len(batch):
-        why = failed.detail.removeprefix(f"event {index} of the batch: ")
+        why = without_place(failed.detail)
         message = f"line {batch[index].number}: {why}"
         hint = f"{before}, and nothing from line {first} on: mend the line and send again from line {first}."
     elif failed.in_doubt:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.output import tell
 from audit_stream.cli.remote import Remote
-from audit_stream.client.sse import Frame, Parser
+from audit_stream.client.sse import AGENT, Frame, Parser
 
 LONGEST_WAIT_S = 30.0
 
@@ -23,7 +23,7 @@ def follow(remote: Remote, params: Mapping[str, str | None], cursor: int) -> Ite
         at_least = 0.0
         parser = Parser()
         try:
-            headers = {"Last-Event-ID": str(cursor), "Cache-Control": "no-store"}
+            headers = {"Last-Event-ID": str(cursor), "Cache-Control": "no-store", "User-Agent": AGENT}
             with remote.stream("stream", params, accept="text/event-stream", **headers) as answer:
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
                     raise Failed(f"{remote.url}/stream is no event stream: is it an audit-stream server?", status=404)

@@ -15,7 +15,7 @@ import msgspec
 
 from audit_stream.client.http import Backoff, Http, is_about_an_event, retry_after_s
 from audit_stream.client.models import Event, Head
-from audit_stream.client.sse import Frame, Parser
+from audit_stream.client.sse import AGENT, Frame, Parser
 from audit_stream.client.wire import Incoming, Request
 from audit_stream.errors import AuditStreamError, ChainChanged, Pushback, Refused, Unreachable
 
@@ -92,7 +92,12 @@ async def follow_in_batches(
     while True:
         at_least_s = 0.0
         parser = Parser()
-        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store", "Last-Event-ID": str(cursor)}
+        headers = {
+            "Accept": "text/event-stream",
+            "Cache-Control": "no-store",
+            "Last-Event-ID": str(cursor),
+            "User-Agent": AGENT,
+        }
         request = Request("GET", "stream", filters, headers, read_timeout_s=SILENCE_S)
         try:
             async with http.wire.open(request) as incoming:

@@ -8,8 +8,9 @@ from uuid import uuid4
 
 import msgspec
 
+from audit_stream.decoding import decode
 from audit_stream.errors import Refused, TooLarge
-from audit_stream.event import PublishRequest, canonical_text, decode
+from audit_stream.event import PublishRequest, canonical_text
 from audit_stream.timestamps import check_timestamp
 
 # The server's limits for one batch, which it writes whole or not at all.

@@ -2,6 +2,11 @@
 
 from typing import NamedTuple
 
+from audit_stream import __version__
+
+AGENT = f"audit-stream/{__version__}"
+"""Says to the server that blocks of nothing but an id are understood here."""
+
 
 class Frame(NamedTuple):
     event_id: bytes

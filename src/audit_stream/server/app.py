@@ -13,6 +13,7 @@ from audit_stream.access.session import Sessions
 from audit_stream.access.table import Tokens
 from audit_stream.errors import AuditStreamError, Misconfigured
 from audit_stream.server.dashboard.page import dashboard_file
+from audit_stream.server.docs.page import docs_file
 from audit_stream.server.login import Attempts
 from audit_stream.server.openapi import complete, secured
 from audit_stream.server.problems import HANDLERS, in_json, not_sniffed
@@ -45,7 +46,7 @@ def create_app(settings: Settings, tally: Tally | None = None, tracing: "Tracing
                 await tracing.close()
 
     app = Litestar(
-        route_handlers=[*ROUTES, dashboard_file],
+        route_handlers=[*ROUTES, dashboard_file, docs_file],
         lifespan=[spine],
         exception_handlers=HANDLERS,
         after_request=not_sniffed,

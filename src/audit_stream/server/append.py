@@ -15,8 +15,9 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 from audit_stream.cloudevents import from_json
 from audit_stream.cloudevents import to_json as to_cloudevent
 from audit_stream.cloudevents import to_json_array as to_cloudevents
-from audit_stream.errors import Refused, TooLarge
-from audit_stream.event import MAX_KEY_LENGTH, Draft, decode, decode_batch, draft, to_json, to_json_array
+from audit_stream.decoding import decode_batch, line_of, read
+from audit_stream.errors import Refused, TooLarge, place_in_batch
+from audit_stream.event import MAX_KEY_LENGTH, Draft, to_json, to_json_array
 from audit_stream.server.cloudevents import BATCH, BINARY, STRUCTURED, Mode, mode_of, over_limit, read_one, wants
 from audit_stream.server.grants import may_write
 from audit_stream.server.problems import Unsupported, failure
@@ -61,7 +62,7 @@ async def append_one(scope: Scope, receive: Receive, send: Send) -> None:
     if mode:
         made = read_one(mode, scope["headers"], body, spine.settings)
     else:
-        made = draft(decode(body), spine.settings.kind_set, once=headers.get(b"idempotency-key"))
+        made = read(body, spine.settings.kind_set, once=headers.get(b"idempotency-key"))
     may_write(scope, (made,))
     receipts = await spine.appender.append((made,))
     spine.tally.append_seconds.observe(perf_counter() - began)
@@ -110,17 +111,16 @@ async def _drafts(body: bytes, headers: dict[bytes, str], mode: Mode | None, set
         if index % TURN_EVENTS == TURN_EVENTS - 1:
             await asyncio.sleep(0)
         if len(text) > settings.max_event_bytes:
-            raise TooLarge(over_limit("an event", settings.max_event_bytes), index=index)
+            place = place_in_batch(index, line_of(body, index) if lines else None)
+            raise TooLarge(over_limit(place, settings.max_event_bytes), index=index)
         try:
             if mode:
                 drafts.append(from_json(text, settings.kind_set))
-                continue
-            request = decode(text)
-            # One key for the whole batch stands for one key an event.
-            once = f"{key}:{index}" if key is not None and request.idempotency_key is None else None
-            drafts.append(draft(request, settings.kind_set, once=once))
+            else:
+                # One key for the whole batch stands for one key an event.
+                drafts.append(read(text, settings.kind_set, key=None if key is None else f"{key}:{index}"))
         except Refused as refused:
-            raise refused.within_batch(index) from refused
+            raise refused.within_batch(index, line_of(body, index) if lines else None) from refused
     return drafts
 
 

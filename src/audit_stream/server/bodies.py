@@ -180,6 +180,11 @@ class InfoBody(msgspec.Struct):
     endpoints: dict[str, str]
 
 
+class MistakeBody(msgspec.Struct):
+    detail: str
+    field: Annotated[str | None, Meta(description="The field that is wrong; null: the event as a whole")]
+
+
 class ProblemBody(msgspec.Struct, omit_defaults=True):
     """Problem details (RFC 9457)."""
 
@@ -189,6 +194,7 @@ class ProblemBody(msgspec.Struct, omit_defaults=True):
     type: str = "about:blank"
     field: Annotated[str | None, Meta(description="The field that is wrong")] = None
     index: Annotated[int | None, Meta(description="Its place in the batch, from 0")] = None
+    errors: Annotated[list[MistakeBody] | None, Meta(description="All that is wrong with the event, one by one")] = None
     at: Annotated[int | None, Meta(description="The event at which the chain is damaged")] = None
     advice: Annotated[str | None, Meta(description="What an operator can do about that")] = None
     reasons: list[str] | None = None

@@ -8,8 +8,9 @@ from urllib.parse import unquote
 import msgspec
 
 from audit_stream.cloudevents import from_json, is_json, to_draft
+from audit_stream.decoding import decode_with
 from audit_stream.errors import Refused, TooLarge
-from audit_stream.event import Draft, decode_with
+from audit_stream.event import Draft
 from audit_stream.server.accept import preferred
 from audit_stream.server.problems import Unsupported
 from audit_stream.settings import Settings
@@ -72,7 +73,7 @@ def _members(headers: Iterable[tuple[bytes, bytes]], body: bytes, limit: int) ->
                 f"Content-Type: {members['datacontenttype'][:80]!r} is not JSON; data must be a JSON object,"
                 " sent as application/json"
             )
-        members["data"] = decode_with(_any, body)
+        members["data"] = decode_with(_any, body, "data")
     return members
 
 

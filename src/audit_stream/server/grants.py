@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from audit_stream.access.table import Grant
-from audit_stream.errors import Forbidden
+from audit_stream.errors import Forbidden, place_in_batch
 from audit_stream.event import Draft
 
 KEY = "grant"
@@ -27,7 +27,7 @@ def may_write(scope: Any, drafts: Sequence[Draft], *, batch: bool = False) -> No
     for index, draft in enumerate(drafts):
         source = draft.source.decode()
         if source not in grant.sources:
-            where = f"event {index} of the batch: " if batch else ""
+            where = f"{place_in_batch(index)}: " if batch else ""
             detail = f"{where}source: the token {grant.name!r} may not write as {source!r}, only as {_named(grant)}"
             raise _refused(detail, index=index if batch else None)
 

@@ -51,11 +51,6 @@ def an_event(description: str) -> ResponseSpec:
     return ResponseSpec(EventBody, description=description, generate_examples=False)
 
 
-def an_event_or_events(description: str) -> ResponseSpec:
-    """One for one; a batch of CloudEvents is answered with as many."""
-    return ResponseSpec(EventBody | list[EventBody], description=description, generate_examples=False)
-
-
 def events(description: str) -> ResponseSpec:
     return ResponseSpec(list[EventBody], description=description, generate_examples=False)
 
@@ -79,19 +74,20 @@ def complete(app: Litestar, kinds: Sequence[str]) -> None:
     document: Any = app.openapi_schema
     schemas, paths = document.components.schemas, document.paths
     kind = Schema(type=OpenAPIType.STRING, enum=list(kinds))
-    for name in ("PublishRequest", "EventBody"):
-        schemas[name].properties["kind"] = kind
+    # In what is answered it is open: a client that was generated today reads the kinds of tomorrow.
+    open_kind = Schema(type=OpenAPIType.STRING, examples=list(kinds[:3]))
+    schemas["PublishRequest"].properties["kind"] = kind
+    schemas["EventBody"].properties["kind"] = open_kind
     request = schemas["PublishRequest"]
     request.additional_properties = False
     request.properties["timestamp"].format = OpenAPIFormat.DATE_TIME
     request.properties["idempotency_key"].min_length = 1
     request.properties["idempotency_key"].max_length = MAX_KEY_LENGTH
-    paths["/events/batch"].post.request_body.content[NDJSON] = _lines("PublishRequest", "One event a line")
     for operation, line in ((paths["/events"].get, "EventBody"), (paths["/verify"].get, "ProgressBody")):
         operation.responses["200"].content[NDJSON] = _lines(line, "One object a line")
     listed = paths["/events"].get.responses["200"].content[JSON].schema
     listed.items = Schema(all_of=[listed.items, Schema(type=OpenAPIType.OBJECT, properties={COMMITTED_AT: _COMMITTED})])
-    describe_cloudevents(schemas, paths, kind)
+    describe_cloudevents(schemas, paths, kind, open_kind)
     for path in ("/events", "/stream", "/verify"):
         for parameter in paths[path].get.parameters:
             if parameter.name in _BOUNDS:

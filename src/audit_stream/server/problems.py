@@ -1,9 +1,12 @@
 """Errors as answers: problem details (RFC 9457), each error class with its one status."""
 
 import logging
+from collections.abc import Collection
+from difflib import get_close_matches
 from http import HTTPStatus
 from time import monotonic
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from litestar import Request, Response
@@ -21,7 +24,7 @@ from audit_stream.errors import (
     TooLarge,
     Unreachable,
 )
-from audit_stream.server.bodies import ProblemBody
+from audit_stream.server.bodies import MistakeBody, ProblemBody
 from audit_stream.tally import Failure
 
 MEDIA_TYPE = "application/problem+json"
@@ -42,6 +45,7 @@ _STATUS: tuple[tuple[type[AuditStreamError], int], ...] = (
 
 REPEAT_S = 60.0
 MOST_LOGGED = 100
+MOST_SHOWN = 100
 
 log = logging.getLogger(__name__)
 _logged: dict[str, float] = {}
@@ -132,7 +136,8 @@ def of_ours(_: AnyRequest | None, error: AuditStreamError) -> Response[bytes]:
     more: dict[str, Any] = {}
     headers: dict[str, str] = {}
     if isinstance(error, Refused):
-        more = {"field": error.field, "index": error.index}
+        errors = [MistakeBody(*mistake) for mistake in error.mistakes] or None
+        more = {"field": error.field, "index": error.index, "errors": errors}
     elif isinstance(error, ChainBroken):
         more = {"at": error.at, "advice": error.advice}
         _log_evidence(str(error))
@@ -180,9 +185,13 @@ def failure(error: Exception) -> Failure:
     return next((name for kind, name in _FAILURES if isinstance(error, kind)), "fault")
 
 
-def of_litestar(_: AnyRequest, error: HTTPException) -> Response[bytes]:
+def of_litestar(request: AnyRequest, error: HTTPException) -> Response[bytes]:
     """What the framework refuses: unknown paths and methods, parameters of the wrong type."""
     status, detail, field = error.status_code, error.detail, None
+    if status == 404 and detail == HTTPStatus.NOT_FOUND.phrase:
+        detail = no_such_path(request.url.path, [route.path for route in request.app.routes])
+    if status == 405:
+        detail = f"{request.method} is not one of {', '.join(_allowed(error))}"
     if isinstance(error, ValidationException):
         status = 422
         first = next((extra for extra in error.extra or () if isinstance(extra, dict)), None)
@@ -191,6 +200,20 @@ def of_litestar(_: AnyRequest, error: HTTPException) -> Response[bytes]:
             field = _SHOWN_AS.get(name, name)
             detail = f"{field}: {first.get('message', detail)}"
     return problem(status, detail, dict(error.headers or {}), field=field)
+
+
+def no_such_path(path: str, paths: Collection[str]) -> str:
+    # Quoted: what is in an answer is one line, whatever was asked for.
+    shown = quote(path[:MOST_SHOWN])
+    near = get_close_matches(path[:MOST_SHOWN], paths, n=1, cutoff=0.75)
+    return (
+        f"there is no {shown}; did you mean {near[0]}?" if near else f"there is no {shown}; GET / lists what there is"
+    )
+
+
+def _allowed(error: HTTPException) -> list[str]:
+    methods = next((value for name, value in (error.headers or {}).items() if name.lower() == "allow"), "")
+    return sorted(set(methods.split(", ")) - {"OPTIONS"})
 
 
 def of_anything(request: AnyRequest, error: Exception) -> Response[bytes]:
@@ -205,7 +228,7 @@ def not_sniffed(response: Response[Any]) -> Response[Any]:
 
 def in_json(response: Response[Any]) -> Response[Any]:
     """Litestar's OpenAPI router has a page of its own for paths that are not there."""
-    return problem(404, "Not Found") if response.status_code == 404 else response
+    return problem(404, "there is nothing here; GET / lists what there is") if response.status_code == 404 else response
 
 
 HANDLERS: dict[type[Exception] | int, Any] = {

@@ -30,6 +30,7 @@ _PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit", "
 
 @get(
     "/events",
+    operation_id="queryEvents",
     tags=["read"],
     summary="Query events",
     description=(
@@ -126,6 +127,7 @@ async def _array(first: list[bytes], pages: AsyncIterator[list[bytes]]) -> Async
 
 @get(
     "/events/{event_id:str}",
+    operation_id="getEvent",
     tags=["read"],
     summary="One event",
     responses={200: an_event("The event as it is stored"), **problems(400, 404, 406, 409, 422, 503)},

@@ -20,10 +20,11 @@ from audit_stream.server.bodies import (
     StatusBody,
 )
 from audit_stream.server.dashboard.page import dashboard
+from audit_stream.server.docs.page import docs, openapi_json
 from audit_stream.server.grants import may_know
 from audit_stream.server.login import log_in, log_out, login_state
 from audit_stream.server.metrics import metrics
-from audit_stream.server.openapi import IdempotencyHeader, an_event_or_events, events, problems
+from audit_stream.server.openapi import IdempotencyHeader, an_event, events, problems
 from audit_stream.server.problems import AnyRequest, problem
 from audit_stream.server.reading import get_event, query_events
 from audit_stream.server.sse import stream_events
@@ -47,11 +48,14 @@ ENDPOINTS = {
     "POST /dashboard/login": "trade a token for the page's cookie",
     "POST /dashboard/logout": "give the cookie up",
     "GET /schema": "OpenAPI 3.1",
+    "GET /openapi.json": "the same, where most tools look for it",
+    "GET /docs": "the same, for people",
 }
 
 
 @get(
     "/",
+    operation_id="info",
     tags=["meta"],
     summary="Service info and endpoints",
     responses={
@@ -73,13 +77,14 @@ async def info(request: AnyRequest) -> Response[InfoBody] | Redirect:
     return Response(body, headers=varies)
 
 
-@get("/healthz", tags=["meta"], summary="Liveness: this process answers")
+@get("/healthz", operation_id="health", tags=["meta"], summary="Liveness: this process answers")
 async def healthz() -> StatusBody:
     return StatusBody("ok")
 
 
 @get(
     "/readyz",
+    operation_id="ready",
     tags=["meta"],
     summary="Readiness: an append would succeed now",
     description=(
@@ -97,7 +102,7 @@ async def readyz(request: AnyRequest) -> Response[ReadyBody] | Response[bytes]:
     return Response(ReadyBody("ready", chain))
 
 
-@get("/stats", tags=["read"], summary="Count, head and promise", responses=problems(409, 503))
+@get("/stats", operation_id="stats", tags=["read"], summary="Count, head and promise", responses=problems(409, 503))
 async def stats(request: AnyRequest) -> StatsBody:
     spine = spine_of(request.app.state)
     head, (count,) = await spine.stream.head(), await spine.stream.indexes.lengths([spine.stream.keys.events])
@@ -129,20 +134,20 @@ async def stats(request: AnyRequest) -> StatsBody:
 
 @post(
     "/events",
+    operation_id="appendEvent",
     tags=["append"],
     summary="Append one event; the answer is its receipt",
     description=(
-        "JSON, or CloudEvents 1.0: structured, batched (answered as POST /events/batch does), or binary, which is"
-        " JSON data under the headers ce-specversion, ce-type, ce-source and ce-id. Accept:"
-        " application/cloudevents+json gives the receipt as a CloudEvent."
+        "JSON, or CloudEvents 1.0: structured, or binary, which is JSON data under the headers ce-specversion, ce-type,"
+        " ce-source and ce-id. Accept: application/cloudevents+json gives the receipt as a CloudEvent. A batch of"
+        " CloudEvents (application/cloudevents-batch+json) is taken here as well, and answered as POST /events/batch"
+        " does. A 422 names every mistake of the event in `errors`."
     ),
     status_code=201,
     middleware=[answered_by(append_one)],
     responses={
-        201: an_event_or_events("Appended, and what the server promises (stats: ack) is kept"),
-        200: an_event_or_events(
-            "Appended before under this idempotency key: the first receipt (Idempotent-Replayed: true)"
-        ),
+        201: an_event("Appended, and what the server promises (stats: ack) is kept"),
+        200: an_event("Appended before under this idempotency key: the first receipt (Idempotent-Replayed: true)"),
         **problems(400, 409, 413, 415, 422, 503),
     },
 )
@@ -151,12 +156,14 @@ async def append_event(data: JSONBody[PublishRequest], idempotency_key: Idempote
 
 @post(
     "/events/batch",
+    operation_id="appendEvents",
     tags=["append"],
     summary="Append many events, all or nothing",
     description=(
-        "A JSON array, NDJSON as application/x-ndjson, or a batch of CloudEvents: 2,000 events and 4 MiB at most."
-        " One CloudEvent, structured or binary, is a batch of one. Accept: application/cloudevents-batch+json"
-        " gives the receipts as CloudEvents."
+        "A JSON array; or, in words alone, as few generators of clients take a body of two forms: NDJSON, one event a"
+        " line, as application/x-ndjson, and a JSON array of CloudEvents as application/cloudevents-batch+json. 2,000"
+        " events and 4 MiB at most. One CloudEvent, structured or binary, is a batch of one. Accept:"
+        " application/cloudevents-batch+json gives the receipts as CloudEvents."
     ),
     status_code=201,
     middleware=[answered_by(append_batch)],
@@ -185,4 +192,6 @@ ROUTES = [
     login_state,
     log_in,
     log_out,
+    openapi_json,
+    docs,
 ]

@@ -24,6 +24,7 @@ PROGRESS_S = 0.2
 
 @get(
     "/verify",
+    operation_id="verifyChain",
     tags=["read"],
     summary="Recompute the hash chain",
     description=(

@@ -14,7 +14,7 @@ _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascrip
 
 # An event may hold any text. Should the page ever put some of it in the wrong place, the browser still runs
 # nothing (script-src) and refuses to read text as markup (trusted types).
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "; ".join(
         [
             "default-src 'none'",
@@ -62,7 +62,7 @@ async def dashboard_file(request: AnyRequest, name: FromPath[str]) -> Response[b
 
 
 def _answer(request: AnyRequest, file: _File) -> Response[bytes]:
-    headers = {**_HEADERS, "ETag": file.etag}
+    headers = {**HEADERS, "ETag": file.etag}
     if file.etag in request.headers.get("if-none-match", ""):
         return Response(b"", status_code=304, headers=headers, media_type=file.media_type)
     return Response(file.content, headers=headers, media_type=file.media_type)
