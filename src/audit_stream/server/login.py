@@ -72,7 +72,7 @@ async def log_in(request: AnyRequest) -> Response[None]:
     if tokens is None:
         raise NotFound("this server has no tokens: nobody needs to log in")
     attempts: Attempts = request.app.state.attempts
-    address, secure = _asker(request, spine_of(request.app.state).settings)
+    address, secure = asker(request, spine_of(request.app.state).settings)
     attempts.count(address)
     try:
         token = msgspec.json.decode(await request.body(), type=Credentials).token.strip()
@@ -90,7 +90,7 @@ async def log_in(request: AnyRequest) -> Response[None]:
 @post("/dashboard/logout", include_in_schema=False, status_code=204)
 async def log_out(request: AnyRequest) -> Response[None]:
     _only_json(request)
-    _, secure = _asker(request, spine_of(request.app.state).settings)
+    _, secure = asker(request, spine_of(request.app.state).settings)
     return Response(None, status_code=204, headers={"Set-Cookie": f"{_cookie('', secure=secure)}; Max-Age=0"})
 
 
@@ -116,7 +116,7 @@ def _cookie(token: str, *, secure: bool) -> str:
     return f"{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
 
 
-def _asker(request: AnyRequest, settings: Settings) -> tuple[str, bool]:
+def asker(request: AnyRequest, settings: Settings) -> tuple[str, bool]:
     """Whose request it is and whether it came by https; a proxy is asked only when it is one of ours."""
     address = request.client.host if request.client else ""
     secure = request.scope["scheme"] == "https"
