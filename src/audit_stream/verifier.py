@@ -17,6 +17,8 @@ from audit_stream.stream import Stream
 
 LAST_STRETCH = 500
 PART_EVENTS = 250
+TURN_KEYS = 5_000
+"""After so many keys, about two milliseconds' work, others have their turn."""
 GENTLE = 4
 """A gentle walk rests so many times as long as it works."""
 RANGED_WALKS = 2
@@ -187,7 +189,11 @@ class Walk:
         time = self._stream.keys.time
         suspects = [] if await commit_order_holds(self._stream, upto) else [time]
         # An index of which the chain knows nothing is either foreign or of an event that was appended just now.
-        suspects += [key for key in await self._stream.indexes.find_keys() if not self._contents.expected(key)]
+        for place, key in enumerate(await self._stream.indexes.find_keys()):
+            if place % TURN_KEYS == 0:
+                await asyncio.sleep(0)
+            if not self._contents.expected(key):
+                suspects.append(key)
         for key in suspects:
             if found := await first_disagreement(self._stream, key, upto):
                 return found
