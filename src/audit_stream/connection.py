@@ -139,8 +139,11 @@ def reaching() -> Iterator[None]:
 async def reading() -> AsyncIterator[None]:
     """`reaching`, for what is answered within READ_TIMEOUT_S in all: waiting for a connection and its handshake too."""
     with reaching():
-        async with asyncio.timeout(READ_TIMEOUT_S):
-            yield
+        try:
+            async with asyncio.timeout(READ_TIMEOUT_S):
+                yield
+        except TimeoutError as error:
+            raise TimeoutError(str(error) or f"it did not answer within {READ_TIMEOUT_S} s") from error
 
 
 async def end(*tasks: "asyncio.Task[Any]") -> None:

@@ -4,11 +4,22 @@ They can be rebuilt from the events, which alone are the truth.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from audit_stream import scripts
 from audit_stream.connection import reaching
 from audit_stream.entries import times_of
 from audit_stream.keys import Keys, literally
 from audit_stream.reader import Reader
+
+
+class Stretch(NamedTuple):
+    """A part of the index at `key`, and the entries that belong there."""
+
+    key: bytes
+    low: bytes
+    high: bytes
+    entries: Sequence[bytes]
 
 
 class Indexes:
@@ -37,6 +48,13 @@ class Indexes:
                 pipeline.execute_command("XRANGE", key, b"%d-0" % event_id, b"%d-0" % event_id)
             replies = await pipeline.execute()
         return [event_id for event_id, reply in zip(event_ids, replies, strict=True) if reply]
+
+    async def entries(self, stretches: Sequence[Stretch]) -> list[bytes | None]:
+        """Return the entry ids in each stretch, joined by commas, one too many at most; None for no stream."""
+        keys = [stretch.key for stretch in stretches]
+        ranges = [of for _, low, high, entries in stretches for of in (low, high, len(entries) + 1)]
+        async with self._reader.asking() as redis:
+            return await scripts.read_entries(redis, keys, ranges)
 
     async def lengths(self, keys: Sequence[bytes]) -> list[int]:
         """Return how many entries each of these streams holds."""

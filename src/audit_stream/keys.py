@@ -22,6 +22,11 @@ class Keys(NamedTuple):
     def source(self, source: bytes) -> bytes:
         return b"{%b}:source:%b" % (self.chain.encode(), source)
 
+    @property
+    def sources(self) -> bytes:
+        """Every source that has an event, so that they can be counted."""
+        return b"{%b}:sources" % self.chain.encode()
+
     def once(self, key: bytes) -> bytes:
         return b"{%b}:once:%b" % (self.chain.encode(), key)
 

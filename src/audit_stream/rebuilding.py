@@ -20,7 +20,7 @@ class Swap(NamedTuple):
     moves: Sequence[tuple[bytes, bytes]]
     """(where the new index grew, the key it belongs to)."""
     drop: Sequence[bytes]
-    """Old indexes that have no successor."""
+    """Keys that have no successor: old indexes, and the set of sources, which servers make anew."""
 
 
 class Rebuilding:
@@ -32,7 +32,8 @@ class Rebuilding:
     async def fill(self, entries: Sequence[tuple[bytes, bytes]], *, kept_s: int) -> None:
         """Add (key, entry id) to indexes that nobody reads yet; Redis forgets these after `kept_s` without a call."""
         with reaching():
-            async with self._write.pipeline(transaction=False) as pipeline:
+            # In one step: killed in the middle, this process leaves no index that Redis would keep for ever.
+            async with self._write.pipeline(transaction=True) as pipeline:
                 for key, entry_id in entries:
                     pipeline.execute_command("XADD", key, entry_id, b"", b"")
                 for key in {key for key, _ in entries}:

@@ -92,7 +92,7 @@ class _Rebuild:
         self._learn(times)
         self._left = self._entries(events)
         moves = [(self._rebuilt(key), key) for key in self._lengths]
-        return Swap(self._left, moves, [key for key in self._old if key not in self._lengths])
+        return Swap(self._left, moves, [*(key for key in self._old if key not in self._lengths), self._keys.sources])
 
     async def forget(self) -> None:
         with suppress(Unreachable):  # they carry a time to live

@@ -139,7 +139,7 @@ def unreachable(error: BaseException) -> Unreachable:
             return Denied("the server does not answer as a Redis does: correct the address", in_doubt=True)
         if isinstance(cause, ResponseError | AuthenticationError | AuthorizationError | BusyLoadingError):
             return meaning(cause)
-    return Unreachable(f"Redis is away: {error or type(error).__name__}", in_doubt=True)
+    return Unreachable(f"Redis is away: {str(error) or type(error).__name__}", in_doubt=True)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

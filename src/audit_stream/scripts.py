@@ -36,8 +36,8 @@ def append_script() -> tuple[str, str]:
 
 
 @cache
-def _read_end_script() -> tuple[str, str]:
-    return _with_name(source("read_end"))
+def _reading_script(name: str) -> tuple[str, str]:
+    return _with_name(source(name))
 
 
 def _with_name(text: str) -> tuple[str, str]:
@@ -176,21 +176,33 @@ async def read_end(
     """Call read_end.lua: up to `count` entries after event `after`, the highest entry id that the chain ever had,
     and of each index its length (-1 where it is not a stream) and its newest entry id.
     """
-    keys_and_arguments = (1 + len(indexes), events_key, *indexes, after, count)
-    try:
-        # A user without the right to write may call it so.
-        reply = await _call_read_end(redis, "_RO", keys_and_arguments)
-    except ResponseError as error:
-        # These commands came with Redis 7.0; the user may be of a time before.
-        if "unknown command" not in str(error).lower() and not isinstance(error, NoPermissionError):
-            raise
-        reply = await _call_read_end(redis, "", keys_and_arguments)
+    reply = await _read_only(redis, "read_end", (1 + len(indexes), events_key, *indexes, after, count))
     entries, last_id, *about = reply
     return entries, last_id, list(zip(about[::2], about[1::2], strict=True))
 
 
-async def _call_read_end(redis: Redis, suffix: Literal["_RO", ""], keys_and_arguments: Sequence[Any]) -> Any:
-    text, sha = _read_end_script()
+async def read_entries(redis: Redis, keys: Sequence[bytes], ranges: Sequence[bytes | int]) -> list[bytes | None]:
+    """Call read_entries.lua: of each index the ids of its entries in a range, joined by commas; None for no stream.
+
+    `ranges` are for each key the ids to read from and to, and how many entries at most.
+    """
+    reply: list[bytes | None] = await _read_only(redis, "read_entries", (len(keys), *keys, *ranges))
+    return reply
+
+
+async def _read_only(redis: Redis, name: str, keys_and_arguments: Sequence[Any]) -> Any:
+    try:
+        # A user without the right to write may call it so.
+        return await _call(redis, "_RO", name, keys_and_arguments)
+    except ResponseError as error:
+        # These commands came with Redis 7.0; the user may be of a time before.
+        if "unknown command" not in str(error).lower() and not isinstance(error, NoPermissionError):
+            raise
+        return await _call(redis, "", name, keys_and_arguments)
+
+
+async def _call(redis: Redis, suffix: Literal["_RO", ""], name: str, keys_and_arguments: Sequence[Any]) -> Any:
+    text, sha = _reading_script(name)
     try:
         return await redis.execute_command(f"EVALSHA{suffix}", sha, *keys_and_arguments)
     except NoScriptError:

@@ -49,6 +49,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     hashing: Hashing = "checked"
     max_event_bytes: int = 256 * 1024
     idempotency_ttl: timedelta = timedelta(hours=24)
+    max_sources: int | None = 100_000
     trust_redis: frozenset[str] = frozenset()
     pin: Path | None = None
     tokens: Path | None = None
@@ -240,6 +241,15 @@ def _duration_or_off(name: str, text: str) -> timedelta | None:
         raise Misconfigured(f"{error}, or off") from error
 
 
+def _count_or_off(name: str, text: str) -> int | None:
+    if text == "off":
+        return None
+    try:
+        return _whole(0, 10**9)(name, text) or None
+    except Misconfigured as error:
+        raise Misconfigured(f"{error}, or off") from error
+
+
 VARIABLES: dict[str, Variable] = {
     "AUDIT_STREAM_REDIS_URL": Variable(
         "redis_url",
@@ -277,6 +287,13 @@ VARIABLES: dict[str, Variable] = {
     ),
     "AUDIT_STREAM_IDEMPOTENCY_TTL": Variable(
         "idempotency_ttl", _duration, "24h", "how long an idempotency key is remembered"
+    ),
+    "AUDIT_STREAM_MAX_SOURCES": Variable(
+        "max_sources",
+        _count_or_off,
+        "100000",
+        "how many distinct sources the chain may have, as each costs Redis 4.7 KB for good; events of a further one"
+        " are refused with 422; 0 or off: no limit",
     ),
     "AUDIT_STREAM_PIN": Variable(
         "pin",

@@ -14,6 +14,7 @@ from audit_stream.keeper import PinKeeper, check_pin, head_of
 from audit_stream.promise import Finding, judge
 from audit_stream.readiness import Readiness
 from audit_stream.settings import Settings
+from audit_stream.source_limit import SourceLimit
 from audit_stream.stream import Stream
 from audit_stream.tail import Tail
 from audit_stream.tally import Board, Tally
@@ -47,6 +48,7 @@ class Spine(NamedTuple):
     verdicts: Verdicts
     readiness: Readiness
     capacity: CapacityWatch
+    sources: SourceLimit | None
 
 
 def spine_of(state: Any) -> Spine:
@@ -97,8 +99,12 @@ async def open_spine(
                 )
                 await stack.enter_async_context(watch)
             capacity = CapacityWatch(stream)
+            limit = settings.max_sources
+            sources = await stack.enter_async_context(SourceLimit(stream, limit)) if limit else None
             try:
-                yield Spine(settings, stream, appender, tail, verifier, keeper, tally, verdicts, readiness, capacity)
+                yield Spine(
+                    settings, stream, appender, tail, verifier, keeper, tally, verdicts, readiness, capacity, sources
+                )
             finally:
                 await verifier.close()
     finally:

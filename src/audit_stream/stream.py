@@ -23,6 +23,7 @@ from audit_stream.facts import facts_of, is_rewriting
 from audit_stream.indexes import Indexes
 from audit_stream.kept_verdict import KeptVerdict
 from audit_stream.keys import Keys
+from audit_stream.known_sources import KnownSources
 from audit_stream.lease import Lease
 from audit_stream.lost_end import LostEnd
 from audit_stream.pipelined import Command, Line, Pipelined
@@ -68,6 +69,7 @@ class Stream:
         self.lease = Lease(reader, keys.verifier)
         self.kept_verdict = KeptVerdict(reader, keys.verdict)
         self.session_key = SessionKey(reader, keys.session)
+        self.known_sources = KnownSources(reader, keys)
         self.lost_end = LostEnd(reader, clients.write, keys)
         self._link_keys = lru_cache(maxsize=8192)(self._make_link_keys)
 

@@ -168,23 +168,34 @@ class Verdicts:
         verdict, known, now = report.verdict, self.known, time()
         last, began = known.shown, now - report.took_s
         self._tally.verified("valid" if verdict.valid else "broken")
-        whole_at = known.own.whole_at if known.own else None
-        if verdict.valid:
+        # A break may be one of the indexes, so the links alone prove nothing against it.
+        proves_all = verdict.valid and whole and report.indexes == "agree"
+        whole_at = now if proves_all else known.own.whole_at if known.own else None
+        if verdict.valid and whole and not proves_all:
+            log.warning(
+                "every link of the chain holds; whether its indexes agree was not checked: %s", report.unchecked
+            )
+
+        def keeps_a_break(known: Known) -> bool:
+            # A walk that had passed the place before the break was found there proves nothing against it either.
+            broken = known.shown is not None and known.shown.valid is False
+            return verdict.valid and broken and not (proves_all and began >= known.broken_at)
+
+        if keeps_a_break(known):
+            return
+        if not verdict.valid:
+            if not last or (last.first_break_at, last.reason) != (verdict.first_break_at, _short(verdict.reason)):
+                log.error(
+                    "the chain is broken at event #%s: %s",
+                    verdict.first_break_at,
+                    verdict.reason,
+                    extra={"event_id": verdict.first_break_at, "reason": verdict.reason},
+                )
+        else:
             if last is not None and last.valid is False:
-                # A walk that had passed the place before the break was found there proves nothing against it.
-                if not whole or began < known.broken_at:
-                    return
                 log.warning("the chain holds again; it was broken at event #%s: %s", last.first_break_at, last.reason)
-            whole_at = now if whole else whole_at
             if whole and self._on_intact:
                 self._on_intact(verdict.head)
-        elif not last or (last.first_break_at, last.reason) != (verdict.first_break_at, _short(verdict.reason)):
-            log.error(
-                "the chain is broken at event #%s: %s",
-                verdict.first_break_at,
-                verdict.reason,
-                extra={"event_id": verdict.first_break_at, "reason": verdict.reason},
-            )
         own = LastVerdict(
             valid=verdict.valid,
             head=(verdict.head.event_id, verdict.head.hash.decode(errors="replace")[:64]),
@@ -195,8 +206,13 @@ class Verdicts:
             whole_at=whole_at,
             took_s=report.took_s,
         )
-        whole_began = began if whole and verdict.valid else known.whole_began
-        self._change(lambda known: msgspec.structs.replace(known, own=own, whole_began=whole_began))
+
+        def with_ours(known: Known) -> Known:
+            if keeps_a_break(known):  # another worker has found it since
+                return known
+            return msgspec.structs.replace(known, own=own, whole_began=began if proves_all else known.whole_began)
+
+        self._change(with_ours)
         self.changed.set()
 
     def asked_for(self, report: Report, whole: bool) -> None:

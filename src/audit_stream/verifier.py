@@ -1,24 +1,28 @@
 """Verifying the chain where it is stored: reading ahead while it hashes, one walk for all who ask."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from operator import itemgetter
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager
 from time import monotonic, perf_counter
 from typing import Any, Literal, NamedTuple
 
 from audit_stream.chain import START, Head, Verdict, verify
+from audit_stream.comparing import Contents, Disagreement, Entries, commit_order_holds, first_disagreement
 from audit_stream.connection import end
 from audit_stream.entries import Page
-from audit_stream.errors import ChainBroken, Refused
+from audit_stream.errors import ChainBroken, Pushback, Refused, Unreachable
 from audit_stream.query import Pace
 from audit_stream.stream import Stream
 
-LAST_STRETCH = 2_000
-INDEX_PAGE = 5_000
+LAST_STRETCH = 500
 PART_EVENTS = 250
+TURN_KEYS = 5_000
+"""After so many keys, about two milliseconds' work, others have their turn."""
 GENTLE = 4
 """A gentle walk rests so many times as long as it works."""
+RANGED_WALKS = 2
+"""So many walks over a part of the chain go on at a time in one process."""
 
 
 Indexes = Literal["agree", "disagree", "not checked"]
@@ -30,8 +34,10 @@ class Report(NamedTuple):
     verdict: Verdict
     first: int
     indexes: Indexes
-    """Whether they agree with the chain; not checked when only a part of the chain was."""
+    """Whether they agree with the chain."""
     took_s: float
+    unchecked: str | None = None
+    """Why the indexes were not checked."""
 
 
 class Walk:
@@ -40,27 +46,30 @@ class Walk:
     def __init__(
         self, stream: Stream, first: int, last: int | None, *, deep: bool = False, gentle: bool = False
     ) -> None:
-        self._stream, self.first, self._last, self._deep = stream, first, last, deep
+        self._stream, self.first, self._last = stream, first, last
         self._gentle = gentle
-        self._kinds: Counter[bytes] = Counter()
-        self._sources: Counter[bytes] = Counter()
+        self._contents = Contents(stream.keys)
+        self._entries = Entries(stream, first) if deep else None
         self.checked = 0
         self.expected = 0
         """How many events there are to check, as known at the start."""
 
     async def run(self) -> Report:
-        """Check every link, then the end, then that the indexes agree. Raises Unreachable, Refused."""
+        """Check every link, then the end, then that the indexes agree. Raises Unreachable, Refused.
+
+        Without an answer about the indexes the verdict is on the links alone, and the report says so.
+        """
         began = monotonic()
         verdict = await self._links()
+        if verdict.valid and self._last is None:
+            verdict = (await self._to_the_end(verdict))[0]
         indexes: Indexes = "not checked"
-        if verdict.valid and self.first > 1 and self._last is None:
-            verdict, _ = await self._to_the_end(verdict, indexes=False)
-        elif verdict.valid and self._last is None:
-            verdict = await self._end(verdict)
-            indexes = "agree" if verdict.valid else "disagree"
-            if verdict.first_break_at == verdict.head.event_id + 1:
-                indexes = "not checked"
-        return Report(verdict, self.first, indexes, monotonic() - began)
+        unchecked: str | None = "only a part of the chain was verified"
+        if not verdict.valid:
+            unchecked = "the chain is broken"
+        elif self.first == 1 and self._last is None:
+            verdict, indexes, unchecked = await self._with_indexes(verdict)
+        return Report(verdict, self.first, indexes, monotonic() - began, unchecked)
 
     async def _links(self) -> Verdict:
         written = (await self._stream.end(0, count=1)).written
@@ -94,6 +103,8 @@ class Walk:
                     rest_s = GENTLE * (perf_counter() - began) if self._gentle else 0
                     if not verdict.valid:
                         return verdict
+                if self._entries:
+                    await self._entries.compare(all_of_them=not page.events)
                 if not page.events:
                     return verdict
         finally:
@@ -118,8 +129,9 @@ class Walk:
     def _check(self, page: Page, head: Head) -> Verdict:
         verdict = verify(page.events, start=head)
         self.checked += verdict.checked
-        self._kinds.update(map(itemgetter(2), page.events))
-        self._sources.update(map(itemgetter(3), page.events))
+        self._contents.add(page.events)
+        if self._entries:
+            self._entries.add(page.events)
         verdict = verdict._replace(checked=self.checked)
         if verdict.valid and page.foreign:
             return verdict._replace(valid=False, first_break_at=verdict.head.event_id + 1, reason=str(page.foreign))
@@ -128,94 +140,68 @@ class Walk:
     # --- the end, and the indexes
 
     async def _to_the_end(
-        self, verdict: Verdict, *, indexes: bool
-    ) -> tuple[Verdict, list[tuple[bytes, tuple[int, int]]]]:
-        """Check what was appended meanwhile and that nothing was cut off; with how the indexes ended at that moment."""
+        self, verdict: Verdict, indexes: Sequence[bytes] = ()
+    ) -> tuple[Verdict, list[tuple[bytes, int, int]]]:
+        """Check what was appended meanwhile and that nothing was cut off.
+
+        Returns the verdict, and of each index how many entries it held at that moment and the last one's event_id.
+        """
+        pace = Pace(most=LAST_STRETCH)
         while True:
-            keys = list(self._expected_lengths()) if indexes else []
-            end = await self._stream.end(verdict.head.event_id, count=LAST_STRETCH, indexes=keys)
+            count = pace.count
+            end = await self._stream.end(verdict.head.event_id, count=count, indexes=indexes)
+            pace.saw(end.page.events)
             verdict = self._check(end.page, verdict.head)
             if not verdict.valid:
                 return verdict, []
-            if len(end.page.events) < LAST_STRETCH:
+            if len(end.page.events) < count:
                 break
         head = verdict.head
         if end.written > head.event_id:
             reason = f"chain ends at event #{head.event_id}, but #{end.written} was written"
             return verdict._replace(valid=False, first_break_at=head.event_id + 1, reason=reason), []
-        return verdict, list(zip(keys, end.indexes, strict=True))
+        return verdict, [(key, *found) for key, found in zip(indexes, end.indexes, strict=True)]
 
-    async def _end(self, verdict: Verdict) -> Verdict:
-        verdict, ends = await self._to_the_end(verdict, indexes=True)
-        if not verdict.valid:
-            return verdict
-        head, expected = verdict.head, self._expected_lengths()
-        agree = {key: length == expected[key] and last_id <= head.event_id for key, (length, last_id) in ends}
-        if self._deep:
-            agree = dict.fromkeys([*agree, *await self._stream.indexes.find_keys()], False)
-        for key in [key for key, fine in agree.items() if not fine]:
-            if found := await self._first_disagreement(key, head.event_id):
-                at, reason = found
-                return verdict._replace(valid=False, first_break_at=at, reason=reason)
-        return verdict
+    async def _with_indexes(self, verdict: Verdict) -> tuple[Verdict, Indexes, str | None]:
+        """Compare the indexes with a chain that holds, some at a time. What fails here leaves that verdict as it is."""
+        try:
+            for keys in self._contents.pages():
+                verdict, ends = await self._to_the_end(verdict, keys)
+                if not verdict.valid:
+                    return verdict, "not checked", "the chain is broken"
+                upto, expected = verdict.head.event_id, self._contents.expected
+                suspects = [key for key, length, last_id in ends if length != expected(key) or last_id > upto]
+                for key in suspects:
+                    if found := await first_disagreement(self._stream, key, upto):
+                        return _disagreeing(verdict, found)
+            if self._entries and (found := await self._in_depth(self._entries, verdict.head.event_id)):
+                return _disagreeing(verdict, found)
+        except Unreachable as error:
+            return verdict, "not checked", error.reason
+        return verdict, "agree", None
 
-    def _expected_lengths(self) -> dict[bytes, int]:
-        keys = self._stream.keys
-        lengths = {keys.time: self.checked}
-        lengths.update((keys.kind(kind), count) for kind, count in self._kinds.items())
-        lengths.update((keys.source(source), count) for source, count in self._sources.items())
-        return lengths
+    async def _in_depth(self, entries: Entries, upto: int) -> Disagreement | None:
+        await entries.compare(all_of_them=True)
+        if entries.error:
+            raise Unreachable(entries.error)
+        if entries.found:
+            return entries.found
+        time = self._stream.keys.time
+        suspects = [] if await commit_order_holds(self._stream, upto) else [time]
+        # An index of which the chain knows nothing is either foreign or of an event that was appended just now.
+        for place, key in enumerate(await self._stream.indexes.find_keys()):
+            if place % TURN_KEYS == 0:
+                await asyncio.sleep(0)
+            if not self._contents.expected(key):
+                suspects.append(key)
+        for key in suspects:
+            if found := await first_disagreement(self._stream, key, upto):
+                return found
+        return None
 
-    async def _first_disagreement(self, key: bytes, upto: int) -> tuple[int, str] | None:
-        """Walk the chain and one index side by side. None when they agree after all."""
-        name = key.decode(errors="replace")
-        in_chain, in_index = self._in_chain(key, upto), self._in_index(key)
-        while True:
-            event_id = await anext(in_chain, None)
-            try:
-                indexed = await anext(in_index, None)
-            except ChainBroken:
-                return event_id or 1, f"index {name} is no stream"
-            if event_id == indexed:
-                if event_id is None:
-                    return None
-                continue
-            if indexed is None or (event_id is not None and event_id < indexed):
-                assert event_id is not None
-                return event_id, f"index {name} lacks event #{event_id}"
-            if indexed > upto and await self._belongs(key, indexed):
-                return None  # appended while this was going on, and so is all that follows
-            return indexed, f"index {name} holds #{indexed}, which does not belong there"
 
-    async def _belongs(self, key: bytes, event_id: int) -> bool:
-        event, keys = await self._stream.get(event_id), self._stream.keys
-        return event is not None and key in (keys.time, keys.kind(event.kind), keys.source(event.source))
-
-    async def _in_chain(self, key: bytes, upto: int) -> AsyncIterator[int]:
-        keys, pace, after = self._stream.keys, Pace(), 0
-        while after < upto:
-            events = (await self._stream.page(after, upto=upto, count=pace.count)).events
-            if not events:
-                return
-            pace.saw(events)
-            for event in events:
-                if key in (keys.time, keys.kind(event.kind), keys.source(event.source)):
-                    yield event.event_id
-            after = events[-1].event_id
-
-    async def _in_index(self, key: bytes) -> AsyncIterator[int]:
-        if key == self._stream.keys.time:
-            at = b"0-0"
-            while entries := await self._stream.indexes.times(at, count=INDEX_PAGE):
-                for _, event_id in entries:
-                    yield event_id
-                at = entries[-1][0]
-        else:
-            low = 0
-            while ids := await self._stream.indexes.ids(key, low=low, high=None, count=INDEX_PAGE):
-                for event_id in ids:
-                    yield event_id
-                low = ids[-1] + 1
+def _disagreeing(verdict: Verdict, found: Disagreement) -> tuple[Verdict, Indexes, str | None]:
+    return verdict._replace(valid=False, first_break_at=found.at, reason=found.reason), "disagree", None
 
 
 def _in_parts(page: Page) -> Iterator[Page]:
@@ -233,38 +219,113 @@ Walking = Callable[[Walk], Coroutine[Any, Any, Report]]
 """Takes a walk: `Walk.run`, or something around it."""
 
 
+class TooManyWalks(Pushback):
+    """So many walks over parts of the chain go on already that this one has to wait."""
+
+
+class Shared:
+    """A walk under way, and those who wait for it."""
+
+    def __init__(self, walk: Walk, task: "asyncio.Task[Report]", who: str) -> None:
+        self.walk, self.task, self.who = walk, task, who
+        self.waiting = 0
+        self._began = monotonic()
+
+    async def report(self) -> Report:
+        """Wait for its end; a caller that is cancelled ends it for nobody else."""
+        return await asyncio.shield(self.task)
+
+    async def ended(self, timeout_s: float) -> bool:
+        """Wait that long at most; return whether it has ended."""
+        return bool((await asyncio.wait({self.task}, timeout=timeout_s))[0])
+
+    @property
+    def left_s(self) -> int:
+        """About how long it will still take, in whole seconds: 1 to 60."""
+        walk, took_s = self.walk, monotonic() - self._began
+        left = took_s * (walk.expected - walk.checked) / walk.checked if walk.checked else 1
+        return min(max(1, math.ceil(left)), 60)
+
+
+_Asked = tuple[int, int | None, bool]
+
+
 class Verifier:
-    """Shares one walk among all who ask for the same at the same time."""
+    """Shares one walk among all who ask for the same at the same time, and ends it when nobody waits for it."""
 
     def __init__(
         self, stream: Stream, on_report: Callable[[Report, bool], None] | None = None, walking: Walking = Walk.run
     ) -> None:
         """`on_report` is told each report, and whether it is about all of the chain."""
         self._stream, self._on_report, self._walking = stream, on_report, walking
-        self._walks: dict[tuple[int, int | None, bool], tuple[Walk, asyncio.Task[Report]]] = {}
+        self._walks: dict[_Asked, Shared] = {}
 
-    def start(
-        self, first: int = 1, last: int | None = None, *, deep: bool = False
-    ) -> tuple[Walk, "asyncio.Task[Report]"]:
-        """Join the walk that is under way, or begin one. Await the task shielded: others may wait for it too.
+    async def verify(self, first: int = 1, last: int | None = None, *, deep: bool = False) -> Report:
+        """Return the report of `join`'s walk. Raises Unreachable, Refused, TooManyWalks."""
+        async with self.join(first, last, deep=deep) as shared:
+            return await shared.report()
 
-        Indexes are compared by how many entries they hold; `deep` compares every entry, at several times the cost.
+    @asynccontextmanager
+    async def join(
+        self, first: int = 1, last: int | None = None, *, deep: bool = False, who: str = ""
+    ) -> AsyncIterator[Shared]:
+        """Wait for the walk that is under way, or begin one. Raises Refused, TooManyWalks.
+
+        Indexes are compared by how many entries they hold; `deep` compares every entry. One walk over a part of the
+        chain at a time is for `who` asks.
         """
         if last is not None and last < first:
             raise Refused(f"to: {last} is before from: {first}", field="to")
-        asked = (first, last, deep)
-        shared = self._walks.get(asked)
+        whole = (first, last) == (1, None)
+        # The indexes are compared with the whole chain only, so that a part has nothing to look at more deeply.
+        asked = (first, last, deep and whole)
+        # Who asked for less is answered by a deeper walk as well, and never the other way round.
+        shared = self._walks.get(asked) or self._walks.get((first, last, True))
         if shared is None:
-            walk = Walk(self._stream, first, last, deep=deep)
-            task = asyncio.create_task(self._walking(walk), name="verify")
-            shared = self._walks[asked] = (walk, task)
-            task.add_done_callback(lambda done: self._ended(asked, done))
+            if not whole:
+                self._make_room(who)
+            shared = self._begin(asked, who)
+        shared.waiting += 1
+        try:
+            yield shared
+        finally:
+            shared.waiting -= 1
+            if not shared.waiting:
+                self._forget(shared)  # before it has ended: whoever comes next must not join it
+                await end(shared.task)
+
+    def _make_room(self, who: str) -> None:
+        ranged = [shared for (first, last, _), shared in self._walks.items() if (first, last) != (1, None)]
+        own = [shared for shared in ranged if shared.who == who]
+        if own:
+            raise TooManyWalks(
+                "another walk over a part of the chain that you asked for is still under way, and there is one at a"
+                " time: wait for its verdict, or ask for the whole chain",
+                retry_after=own[0].left_s,
+            )
+        if len(ranged) >= RANGED_WALKS:
+            raise TooManyWalks(
+                f"{len(ranged)} walks over parts of the chain are under way, as many as go on at a time:"
+                " ask again later, or for the whole chain",
+                retry_after=min(shared.left_s for shared in ranged),
+            )
+
+    def _begin(self, asked: _Asked, who: str) -> Shared:
+        first, last, deep = asked
+        walk = Walk(self._stream, first, last, deep=deep)
+        task = asyncio.create_task(self._walking(walk), name="verify")
+        shared = self._walks[asked] = Shared(walk, task, who)
+        task.add_done_callback(lambda _: self._ended(shared, whole=asked[:2] == (1, None)))
         return shared
 
-    def _ended(self, asked: tuple[int, int | None, bool], done: "asyncio.Task[Report]") -> None:
-        del self._walks[asked]
-        if self._on_report and not done.cancelled() and not done.exception():
-            self._on_report(done.result(), asked[:2] == (1, None))
+    def _ended(self, shared: Shared, *, whole: bool) -> None:
+        self._forget(shared)
+        if self._on_report and not shared.task.cancelled() and not shared.task.exception():
+            self._on_report(shared.task.result(), whole)
+
+    def _forget(self, shared: Shared) -> None:
+        self._walks = {asked: other for asked, other in self._walks.items() if other is not shared}
 
     async def close(self) -> None:
-        await end(*[task for _, task in self._walks.values()])
+        """End the walks, those included that others still wait for."""
+        await end(*[shared.task for shared in self._walks.values()])

@@ -227,3 +227,55 @@ def test_commit_times_never_run_back() -> None:
     known = [(NOW - 900, 1), (NOW - 800, 9), (NOW - 700, 2), (NOW - 600, 3), (NOW + 10**7, 4)]
     events = [event(n, "1970-01-01T00:00:00Z") for n in range(1, 6)]
     assert times_of(known, events) == [NOW - 900, NOW - 700, NOW - 600, NOW - 600, NOW - 600]
+
+
+def test_what_a_killed_reindex_leaves_is_forgotten_by_redis(
+    server: ServerProcess, redis_url: str, chain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(server)
+
+    class Killed(Exception):
+        """Ends it where SIGKILL would: what cleans up behind it does not run either."""
+
+    async def nothing(_: Any) -> None:
+        pass
+
+    def killed(done: int, expected: int) -> None:
+        raise Killed
+
+    async def run() -> None:
+        stream = Stream.at(redis_url, chain)
+        try:
+            await reindex(stream, killed)
+        finally:
+            await stream.close()
+
+    monkeypatch.setattr(reindexing._Rebuild, "forget", nothing)
+    with pytest.raises(Killed):
+        asyncio.run(run())
+    left = {key: ttl for key, (ttl, _) in Indexes(redis_url, chain).all().items() if b":rebuilt:" in key}
+    assert len(left) == 6
+    assert all(0 < ttl <= reindexing.KEPT_S for ttl in left.values()), left
+    assert server.verify()["indexes"] == "agree"
+
+
+def test_new_indexes_and_their_time_to_live_are_written_in_one_step(redis_url: str, chain: str) -> None:
+    # So a process that is killed while it sends them leaves none without.
+    sent: list[bool] = []
+
+    async def run() -> None:
+        stream = Stream.at(redis_url, chain)
+        plain = stream._clients.write.pipeline
+
+        def pipeline(transaction: bool = True) -> Any:
+            sent.append(transaction)
+            return plain(transaction=transaction)
+
+        stream._clients.write.pipeline = pipeline  # type: ignore[method-assign, assignment]
+        try:
+            await stream.rebuilding.fill([(stream.keys.rebuilt(b"t", stream.keys.time), b"1-1")], kept_s=60)
+        finally:
+            await stream.close()
+
+    asyncio.run(run())
+    assert sent == [True]

@@ -38,7 +38,7 @@ def report(redis_url: str, chain: str) -> Report:
     async def ask() -> Report:
         stream = Stream.at(redis_url, chain)
         try:
-            return await Verifier(stream).start()[1]
+            return await Verifier(stream).verify()
         finally:
             await stream.close()
 

@@ -17,7 +17,6 @@ PAGE = (ROOT / "docs/operators/acl.md").read_text()
 USER, PASSWORD = "audit-stream", "secret"
 SELDOM = {
     "cluster|slots": ("CLUSTER", "SLOTS"),  # with a cluster
-    "exists": ("EXISTS", "{audit}:events"),  # after Redis refused a write
     "pexpire": ("PEXPIRE", "{audit}:verifier", 1),  # ten seconds after the lease was taken
     "wait": ("WAIT", 1, 1),  # with replicas, and so is the next
     "waitaof": ("WAITAOF", 1, 1, 1),

@@ -95,8 +95,7 @@ class Replica:
         self.store = VerdictStore(stream, self.verdicts)
 
     async def verify(self) -> None:
-        _, whole = Verifier(self.stream, self.verdicts.asked_for).start(deep=True)
-        await whole
+        await Verifier(self.stream, self.verdicts.asked_for).verify(deep=True)
 
 
 @asynccontextmanager

@@ -204,14 +204,14 @@ async def test_only_a_walk_over_the_whole_chain_tells_its_head(redis_url: str, c
     try:
         verifier = Verifier(stream, Verdicts(Tally(), on_intact=told.append).asked_for)
         for first, last in ((2, None), (1, 4), (1, 5)):
-            await verifier.start(first, last)[1]
+            await verifier.verify(first, last)
         assert told == []
-        await verifier.start()[1]
+        await verifier.verify()
         assert told == [Head(5, events[-1].hash)]
         stored = Stored(redis_url, chain)
         stored.delete(5)
         stored.close()
-        assert not (await verifier.start()[1]).verdict.valid
+        assert not (await verifier.verify()).verdict.valid
         assert len(told) == 1
     finally:
         await stream.close()

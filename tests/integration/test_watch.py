@@ -154,12 +154,10 @@ def test_a_break_stays_one_until_a_walk_over_the_whole_chain_holds(on_a_chain: R
         rewrite(raw, chain, 2, {b"source": "x"})
         # Behind the last verdict, and so only the daily walk over all of it sees it.
         assert (await replica.verify()).valid is True
-        _, whole = Verifier(replica.stream, replica.verdicts.asked_for).start()
-        await whole
+        await Verifier(replica.stream, replica.verdicts.asked_for).verify()
         assert (replica.last.valid, replica.last.first_break_at) == (False, 2)
         # A part that holds does not mend it, nor does an attempt that cannot tell.
-        _, part = Verifier(replica.stream, replica.verdicts.asked_for).start(4)
-        await part
+        await Verifier(replica.stream, replica.verdicts.asked_for).verify(4)
         assert replica.last.valid is False
         replica.verdicts.cannot_tell(Unreachable("Redis is away"))
         assert replica.last.valid is False
@@ -204,8 +202,7 @@ def test_an_attempt_that_cannot_tell_is_neither_intact_nor_broken_and_the_next_g
 
 def test_a_part_that_was_asked_for_and_holds_says_nothing_of_the_chain(on_a_chain: Run) -> None:
     async def scenario(replica: Replica) -> None:
-        _, part = Verifier(replica.stream, replica.verdicts.asked_for).start(3, 5)
-        await part
+        await Verifier(replica.stream, replica.verdicts.asked_for).verify(3, 5)
         assert replica.verdicts.last is None
 
     on_a_chain(scenario)

@@ -255,7 +255,7 @@ def checked_directly(intact: Intact, first: int = 1, last: int | None = None) ->
     async def walk() -> Report:
         stream = Stream.at(intact.redis_url, intact.chain)
         try:
-            return await Verifier(stream).start(first, last)[1]
+            return await Verifier(stream).verify(first, last)
         finally:
             await stream.close()
 

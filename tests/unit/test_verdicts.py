@@ -181,3 +181,27 @@ def test_what_no_server_has_written_is_not_a_verdict(text: bytes) -> None:
 )
 def test_a_verdict_is_told_in_a_few_words(valid: bool | None, age_s: float, text: str) -> None:
     assert summary(valid, 42, 43 if valid is False else None, age_s) == text
+
+
+def test_a_good_verdict_on_a_part_heals_no_break_that_this_server_found(verdicts: Verdicts) -> None:
+    verdicts.found(walk(valid=False), whole=True)
+    verdicts.found(walk(), whole=False)
+    assert verdicts.own
+    assert verdicts.own.valid is False
+    verdicts.found(walk(), whole=True)
+    assert verdicts.own.valid is True
+
+
+def test_a_walk_that_could_not_compare_the_indexes_heals_no_break_and_is_no_whole_one(
+    verdicts: Verdicts, caplog: pytest.LogCaptureFixture
+) -> None:
+    links = walk()._replace(indexes="not checked", unchecked="Redis is slow")
+    verdicts.found(links, whole=True)
+    assert verdicts.own
+    assert (verdicts.own.valid, verdicts.own.whole_at) == (True, None)
+    assert "was not checked: Redis is slow" in caplog.text
+    verdicts.found(walk(valid=False), whole=True)
+    verdicts.found(links, whole=True)
+    assert verdicts.own.valid is False
+    verdicts.found(walk(), whole=True)
+    assert verdicts.own.valid is True

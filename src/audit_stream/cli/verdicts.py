@@ -94,7 +94,7 @@ def of_redis(redis_url: str, chain: str, asked: Range, pins: Sequence[Pin], jobs
         finally:
             task.cancel()
             await asyncio.wait({task})
-        verdict = VerdictBody.of(report.verdict, report.first, report.indexes, report.took_s)
+        verdict = VerdictBody.of(report.verdict, report.first, report.indexes, report.took_s, report.unchecked)
         return Found(verdict, [await _held_here(stream, pin) for pin in pins])
 
     return with_stream(redis_url, chain, ask)
@@ -127,7 +127,7 @@ def of_file(path: Path, pins: Sequence[Pin], jobs: int | None) -> Found:
             if pin.event_id < report.first - 1:
                 raise Failed(f"{path} begins with event #{report.first}, behind the pinned #{pin.event_id}")
     return Found(
-        VerdictBody.of(report.verdict, report.first, "not checked", report.took_s),
+        VerdictBody.of(report.verdict, report.first, "not checked", report.took_s, "a file holds none"),
         [_held_in(report, pin) for pin in pins],
         report.line,
     )

@@ -73,8 +73,10 @@ def verify(
 ) -> int:
     """Recompute the hash chain, on the stored bytes.
 
-    Exit code: 0 intact, 1 broken, 2 could not tell. By URL the server computes; with --redis-url this
-    machine does, and need not trust it. FILE is an export, checked here with neither server nor network.
+    Exit code: 0 intact, 1 broken, 2 could not tell. Where Redis did not let the indexes be compared, the verdict is
+    on the links alone and says so; with --deep, which asks for the indexes, the exit code is 2 then. By URL the
+    server computes; with --redis-url this machine does, and need not trust it. FILE is an export, checked here with
+    neither server nor network.
     """
     from audit_stream.cli.verdicts import Range, of_file, of_redis, of_server
 
@@ -101,7 +103,10 @@ def verify(
             write_lines([msgspec.json.encode(_body(found, pins))])
         else:
             _print(found, pins, pin_path)
-    return INTACT if intact else BROKEN
+    if not intact:
+        return BROKEN
+    whole = first == 1 and last is None
+    return CANNOT_TELL if deep and whole and found.verdict.indexes == "not checked" else INTACT
 
 
 def _check_usage(
@@ -156,7 +161,8 @@ def _print(found: "Found", pins: dict[str, Pin], pin_path: Path | None) -> None:
             )
         )
         out.print(Text(f"  {events} held before it", style="dim"))
-    out.print(Text.assemble(("  indexes  ", "dim"), verdict.indexes))
+    indexes = f"{verdict.indexes}: {printable(verdict.unchecked)}" if verdict.unchecked else verdict.indexes
+    out.print(Text.assemble(("  indexes  ", "dim"), indexes))
     out.print(Text.assemble(("  head     ", "dim"), f"#{head.event_id}"))
     out.print(Text.assemble(("  hash     ", "dim"), head.hash))
     for (name, pin), contradiction in zip(pins.items(), found.contradictions, strict=True):

@@ -67,6 +67,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """The last event that held: compare it with a checkpoint kept elsewhere."""
     indexes: str
     took_ms: float
+    unchecked: str | None = None
+    """Why the indexes were not checked; None when they were, or the server is an older one."""
 
 
 class LastVerdict(msgspec.Struct, frozen=True, kw_only=True):

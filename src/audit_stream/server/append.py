@@ -64,6 +64,8 @@ async def append_one(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         made = read(body, spine.settings.kind_set, once=headers.get(b"idempotency-key"))
     may_write(scope, (made,))
+    if spine.sources and (unseen := spine.sources.unseen((made,))):
+        await spine.sources.admit(unseen, (made,))
     receipts = await spine.appender.append((made,))
     spine.tally.append_seconds.observe(perf_counter() - began)
     event = receipts[0].event
@@ -86,6 +88,8 @@ async def append_batch(scope: Scope, receive: Receive, send: Send) -> None:
     else:
         drafts = await _drafts(body, headers, mode, spine.settings)
     may_write(scope, drafts, batch=True)
+    if spine.sources and (unseen := spine.sources.unseen(drafts)):
+        await spine.sources.admit(unseen, drafts, batch=True)
     receipts = await spine.appender.append(drafts)
     spine.tally.append_seconds.observe(perf_counter() - began)
     events = [receipt.event for receipt in receipts]

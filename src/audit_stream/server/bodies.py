@@ -43,11 +43,12 @@ class VerdictBody(msgspec.Struct):
     reason: str | None
     first: Annotated[int, Meta(description="The event that checking began at")]
     head: Annotated[HeadBody, Meta(description="The last event that held: compare it with a checkpoint kept elsewhere")]
-    indexes: Indexes
+    indexes: Annotated[Indexes, Meta(description="Whether the indexes agree with the chain")]
     took_ms: float
+    unchecked: Annotated[str | None, Meta(description="Why the indexes were not checked; null when they were")] = None
 
     @classmethod
-    def of(cls, verdict: Verdict, first: int, indexes: Indexes, took_s: float) -> "VerdictBody":
+    def of(cls, verdict: Verdict, first: int, indexes: Indexes, took_s: float, unchecked: str | None) -> "VerdictBody":
         valid, checked, first_break_at, reason, head = verdict
         hash_ = head.hash.decode(errors="replace")
         return cls(
@@ -59,6 +60,7 @@ class VerdictBody(msgspec.Struct):
             HeadBody(head.event_id, hash_),
             indexes,
             round(took_s * 1e3, 1),
+            unchecked,
         )
 
 

@@ -82,7 +82,7 @@ async def log_in(request: AnyRequest) -> Response[None]:
     if grant is None:
         # Mistakes alone are counted: others who make them cannot keep the right token out.
         attempts: Attempts = request.app.state.attempts
-        attempts.count(_asker(request)[0])
+        attempts.count(asker(request)[0])
         raise UnknownToken("this token is not known here")
     if short := _falls_short(grant):
         raise short
@@ -115,12 +115,12 @@ def _only_json(request: AnyRequest) -> None:
 
 
 def _cookie(request: AnyRequest, session: str, age_s: int) -> str:
-    _, secure = _asker(request)
+    _, secure = asker(request)
     name, end = (SECURE_COOKIE, "; Secure") if secure else (COOKIE, "")
     return f"{name}={session}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age_s}{end}"
 
 
-def _asker(request: AnyRequest) -> tuple[str, bool]:
+def asker(request: AnyRequest) -> tuple[str, bool]:
     """Return whose request it is and whether it came by https. A proxy is believed when it is one of ours."""
     settings: Settings = spine_of(request.app.state).settings
     address = request.client.host if request.client else ""

@@ -36,6 +36,7 @@ _MEANINGS = {
     413: "Over a limit",
     415: "A form, plain text, a body without a type, or CloudEvents data that are not JSON",
     422: "Breaks the schema, or has no canonical form",
+    429: "As much as goes on at a time is under way already: see Retry-After",
     503: "Redis is away or takes no writes, or the queue is full: see Retry-After",
 }
 
