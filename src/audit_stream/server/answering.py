@@ -7,10 +7,10 @@ waits for, the second system call is a tenth of what the server does in all.
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from audit_stream.server.stalled import DropsStalled
 
 
-class OneWrite(HttpToolsProtocol):
+class OneWrite(DropsStalled):
     """uvicorn's protocol; what it writes in one turn of the event loop leaves together."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
