@@ -107,7 +107,7 @@ async def _drafts(body: bytes, headers: dict[bytes, str], mode: Mode | None, set
         raise TooLarge(f"a batch of {len(texts)} events is over the limit of {BATCH_EVENTS}; send it in parts")
     key = headers.get(b"idempotency-key")
     drafts = []
-    events = size_bytes = 0
+    events, size_bytes = 0, len(body)  # splitting it took its time as well
     for index, text in enumerate(texts):
         if events == TURN_EVENTS or size_bytes >= TURN_BYTES:
             await asyncio.sleep(0)
