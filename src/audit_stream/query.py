@@ -41,7 +41,7 @@ class Pace:
 
     def __init__(self, *, target_bytes: int = 512 * 1024, most: int = 1000) -> None:
         self._target_bytes, self._most = target_bytes, most
-        self.count = 16
+        self.count = 4
         """The first page is small: nothing is known of the payloads yet."""
 
     def saw(self, events: Sequence[Event]) -> None:

@@ -172,7 +172,7 @@ def test_a_producer_keeps_no_event_of_another_source_off_the_chain(guarded: Guar
     made = key_of("b", id_)
     assert guarded.post("a-producer", "/events", EVENT | {"idempotency_key": made}).status_code == 422
     cloudevent = {"specversion": "1.0", "id": id_, "source": "b", "type": "other", "data": {"amount": 1000000}}
-    headers = {"Content-Type": "application/cloudevents+json"} | guarded.holders["producer"].header
+    headers = {"Content-Type": "application/cloudevents+json", **guarded.holders["producer"].header}
     answer = guarded.server.client.post("/events", content=json.dumps(cloudevent), headers=headers)
     assert answer.status_code == 201
 
