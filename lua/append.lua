@@ -6,7 +6,9 @@
   KEYS[2]  time    index by commit time, a stream; entry id <ms>-<event_id>
   KEYS[3]  token   string: event_id of the first event of a batch hashed here (see `believed`);
                    in a dry run a key that is never written
-  then for each event: its kind index, its source index, and its idempotency key where it has one
+  then for each event: its kind index, its source index, and where it has an idempotency key, two keys for that:
+           shared  of the first source that uses the idempotency key
+           own     of this source alone; used where the shared one is another source's
 
   ARGV[1]  believed   event_id of the head that the offered hashes were computed for
   ARGV[2]             its hash; "" when the script is to hash every event itself
@@ -18,7 +20,8 @@
            timestamp kind source payload
            quoted    the source as a JSON string, where that is more than the source in quotes; else ""
            hash      offered hash; "" when the script hashes
-           once      "1" when KEYS holds an idempotency key for the event; else ""
+           once      "2" when KEYS holds the keys of an idempotency key for the event; "" without one;
+                     "1" when it holds the shared one alone, which then counts whatever source it is of
   without any event it is a dry run: every check that an append makes, and every command, and no write
 
   returns  {"appended", first_id, refused, prev_hash, hash ...}
@@ -123,6 +126,24 @@ elseif believed_id ~= head_id or believed_hash ~= head_hash then
   return {'moved', head_id, head_hash}
 end
 
+-- Return the key to write for the idempotency key of an event of this source, and the event_id that it was appended
+-- as before, if it was. An event that is gone counts as this source's: the caller reports that it is gone.
+local taken = {}
+local function look_up(shared, own, source)
+  local first = tonumber(redis.call('GET', shared) or '')
+  if first then
+    local id = number(first) .. '-0'
+    local entry = own and redis.call('XRANGE', events, id, id)[1]
+    if not entry or entry[2][6] == source then
+      return shared, first
+    end
+  elseif not (own and taken[shared]) then
+    taken[shared] = true
+    return shared, own and tonumber(redis.call('GET', own) or '')
+  end
+  return own, tonumber(redis.call('GET', own) or '')
+end
+
 local batch, key = {}, 3
 local seen = {'seen'}
 for i = 1, count do
@@ -136,10 +157,11 @@ for i = 1, count do
   if event.quoted == '' then
     event.quoted = '"' .. event.source .. '"'
   end
-  if ARGV[at + 7] == '1' then
-    key = key + 1
-    event.once = KEYS[key]
-    local first = tonumber(redis.call('GET', event.once) or '')
+  local names = tonumber(ARGV[at + 7])
+  if names then
+    local first
+    event.once, first = look_up(KEYS[key + 1], names == 2 and KEYS[key + 2], event.source)
+    key = key + names
     if first then
       seen[#seen + 1] = i
       seen[#seen + 1] = first

@@ -80,6 +80,11 @@ class ServerProcess:
         return self.process.wait(timeout)
 
 
+def with_ctrl_c() -> None:
+    """For `preexec_fn`: a shell that ignores SIGINT hands that on to all that it starts, and so do the tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def serve_command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "audit_stream", "serve", *arguments]
 

@@ -94,7 +94,7 @@ def to_draft(members: dict[str, Any], kinds: Set[str]) -> Draft:
         idempotency_key=key_of(source, attributes["id"]),
     )
     try:
-        return draft(request, frozenset(kinds))
+        return draft(request, kinds, key_is_ours=True)
     except Refused as refused:
         name = _CALLED[refused.field or "payload"]
         raise Refused(f"{name}{refused.detail.removeprefix(refused.field or '')}", field=name) from refused

@@ -24,6 +24,8 @@ from audit_stream.timestamps import check_timestamp
 MAX_NESTING = 64
 MAX_SOURCE_LENGTH = 256
 MAX_KEY_LENGTH = 255
+RESERVED_KEYS = ("cloudevent:", "audit-stream:")
+"""Idempotency keys that the server makes itself begin so, and no producer's."""
 LF, CR = b"\n\r"
 
 IdempotencyKey = Annotated[str, Meta(min_length=1, max_length=MAX_KEY_LENGTH)]
@@ -44,7 +46,7 @@ class PublishRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     ] = None
     idempotency_key: Annotated[
         IdempotencyKey | None,
-        Meta(description="The same key with the same content is appended once."),
+        Meta(description="A source's same key with the same content is appended once."),
     ] = None
 
 
@@ -77,10 +79,11 @@ class Draft(NamedTuple):
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
-def draft(request: PublishRequest, kinds: Set[str], *, once: str | None = None) -> Draft:
+def draft(request: PublishRequest, kinds: Set[str], *, once: str | None = None, key_is_ours: bool = False) -> Draft:
     """Make the canonical text. Raises Refused, naming the field, for what has none or breaks the schema.
 
     `once` is the idempotency key from the request's header; it may repeat the body's, not contradict it.
+    `key_is_ours` is for a key that was made here: only such a one may begin as RESERVED_KEYS do.
     """
     if request.kind not in kinds:
         raise Refused(unknown_kind(request.kind, kinds), field="kind")
@@ -88,6 +91,12 @@ def draft(request: PublishRequest, kinds: Set[str], *, once: str | None = None) 
     if once is not None and key is not None and once != key:
         raise conflicting_keys()
     key = key or once or ""
+    if key.startswith(RESERVED_KEYS) and not key_is_ours:
+        raise Refused(
+            f"idempotency_key: {key!r} begins with {key.partition(':')[0]}:, as the keys do that the server makes"
+            " itself; begin yours with something else",
+            field="idempotency_key",
+        )
     timestamp = request.timestamp
     return Draft(
         _now() if timestamp is None else check_timestamp(timestamp, field="timestamp").encode(),
@@ -132,7 +141,8 @@ def canonical_text(payload: dict[str, Any]) -> bytes:
     return text
 
 
-_LONG_NUMBER = re.compile(rb"[0-9]{309}")  # the largest double has 309 digits
+_LONG_NUMBER = re.compile(rb"(?<![0-9])[0-9]{309}")  # the largest double has 309 digits
+# Looked for at the beginning of a number alone: from each digit on, it would take 309 steps a byte.
 
 
 def _levels(payload: Any) -> Any:

@@ -1,6 +1,12 @@
 """The keys of a chain in Redis."""
 
+from hashlib import sha256
 from typing import NamedTuple
+
+LONGEST_SOURCE_BYTES = 64
+"""A longer source stands in the names of its own idempotency keys by its SHA-256."""
+_NOT_UTF8 = b"\xff"
+"""A byte that neither a source nor an idempotency key has, so that no two pairs of them share a name."""
 
 
 class Keys(NamedTuple):
@@ -28,7 +34,18 @@ class Keys(NamedTuple):
         return b"{%b}:sources" % self.chain.encode()
 
     def once(self, key: bytes) -> bytes:
+        """Holds the event_id of the idempotency key of the first source that uses it."""
         return b"{%b}:once:%b" % (self.chain.encode(), key)
+
+    def own_once(self, source: bytes) -> bytes:
+        """What the same is called, up to the idempotency key, when another source uses it already.
+
+        The shared name comes first because servers of 0.2.0 know no other: so a retry that meets one of them, or one
+        that wrote before an upgrade, still finds its event.
+        """
+        if len(source) > LONGEST_SOURCE_BYTES:
+            source = _NOT_UTF8 + sha256(source).hexdigest().encode()
+        return self.once(source + _NOT_UTF8)
 
     def batch(self, token: bytes) -> bytes:
         """Names a batch that the script hashes, so that a lost reply can be settled."""

@@ -170,5 +170,5 @@ async def _record(stream: Stream, loss: Loss, reason: str | None) -> Event:
     request = PublishRequest(kind=KIND, source=SOURCE, payload=payload, idempotency_key=key)
     promised = NOTHING if loss.to == START else loss.to
     async with Appender(stream, promised=promised) as appender:
-        (receipt,) = await appender.append([draft(request, frozenset([KIND]))])
+        (receipt,) = await appender.append([draft(request, frozenset([KIND]), key_is_ours=True)])
     return receipt.event

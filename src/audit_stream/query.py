@@ -1,5 +1,6 @@
 """Finding events: filters become a short list of event_ids, read from the indexes alone."""
 
+from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from audit_stream.stream import Stream
 
 INDEX_PAGE = 5_000
 PICK_PAGE = 500
+PAGE_BYTES = 256 * 1024
+"""A page is cut here: a reader that does not read holds no more than that, or one event."""
 
 
 class Filter(NamedTuple):
@@ -38,7 +41,8 @@ class Pace:
 
     def __init__(self, *, target_bytes: int = 512 * 1024, most: int = 1000) -> None:
         self._target_bytes, self._most = target_bytes, most
-        self.count = 64
+        self.count = 4
+        """The first page is small: nothing is known of the payloads yet."""
 
     def saw(self, events: Sequence[Event]) -> None:
         if events:
@@ -117,12 +121,14 @@ async def _from_indexes(
 
 
 async def fetch(stream: Stream, event_ids: Sequence[int]) -> AsyncIterator[list[Event]]:
-    """Yield the events of ascending ids, in pages. Raises Unreachable, ChainBroken."""
-    pace = Pace(most=PICK_PAGE)
+    """Yield the events of ascending ids, in pages of PAGE_BYTES at most. Raises Unreachable, ChainBroken.
+
+    What was read beyond that is read again later, not kept: the next page may be asked for much later.
+    """
+    pace = Pace(target_bytes=PAGE_BYTES, most=PICK_PAGE)
     at = 0
     while at < len(event_ids):
         ids = event_ids[at : at + pace.count]
-        at += len(ids)
         span = ids[-1] - ids[0] + 1
         if span <= 2 * len(ids):
             page = (await stream.page(ids[0] - 1, upto=ids[-1], count=span)).unbroken()
@@ -132,5 +138,21 @@ async def fetch(stream: Stream, event_ids: Sequence[int]) -> AsyncIterator[list[
         else:
             page = await stream.pick(ids)
         pace.saw(page)
+        fitting = _fitting(page)
+        if fitting < len(page):
+            del page[fitting:]
+            at += bisect_right(ids, page[-1].event_id)
+        else:
+            at += len(ids)
         if page:
             yield page
+
+
+def _fitting(page: Sequence[Event]) -> int:
+    """How many events of the page fit into PAGE_BYTES, one at least."""
+    size_bytes = 0
+    for number, event in enumerate(page):
+        size_bytes += len(event.payload) + 256
+        if number and size_bytes > PAGE_BYTES:
+            return number
+    return len(page)

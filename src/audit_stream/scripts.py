@@ -57,8 +57,8 @@ class Linked(NamedTuple):
     """Nothing when the script is to hash."""
     kind_key: bytes
     source_key: bytes
-    once_key: bytes
-    """Nothing without an idempotency key."""
+    once_keys: tuple[bytes, ...]
+    """Of the idempotency key: the shared one and the source's own. Nothing without an idempotency key."""
 
 
 class Appended(NamedTuple):
@@ -111,9 +111,9 @@ async def append(
     keys: list[bytes] = [events_key, time_key, token_key]
     argv: list[bytes | int] = [*believed, *promised, ttl_ms, b",".join(b"%d" % ms for ms in committed)]
     for event in batch:
-        keys += (event.kind_key, event.source_key, event.once_key) if event.once_key else event[6:8]
+        keys += (event.kind_key, event.source_key, *event.once_keys)
         argv += event[:6]
-        argv.append(b"1" if event.once_key else b"")
+        argv.append(b"2" if event.once_keys else b"")
     reply, line = await _append_lua(redis, keys, argv)
     match reply[0]:
         case b"appended":

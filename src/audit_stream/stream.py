@@ -103,9 +103,9 @@ class Stream:
         """
         batch = []
         for draft, offered in zip(drafts, hashes or [b""] * len(drafts), strict=True):
-            text, kind_key, source_key = self._link_keys(draft.kind, draft.source)
-            once_key = self.keys.once(draft.once) if draft.once else b""
-            batch.append(Linked(*draft[:4], text, offered, kind_key, source_key, once_key))
+            text, kind_key, source_key, own_once = self._link_keys(draft.kind, draft.source)
+            once_keys = (self.keys.once(draft.once), own_once + draft.once) if draft.once else ()
+            batch.append(Linked(*draft[:4], text, offered, kind_key, source_key, once_keys))
         began = perf_counter()
         with reaching():
             reply, line = await scripts.append(
@@ -124,10 +124,10 @@ class Stream:
         self._tally.redis_append_seconds.observe(perf_counter() - began)
         return reply
 
-    def _make_link_keys(self, kind: bytes, source: bytes) -> tuple[bytes, bytes, bytes]:
+    def _make_link_keys(self, kind: bytes, source: bytes) -> tuple[bytes, bytes, bytes, bytes]:
         # What Lua would have to escape, it is given escaped: it never encodes JSON.
-        text = quoted(source)
-        return b"" if text == b'"%b"' % source else text, self.keys.kind(kind), self.keys.source(source)
+        text = b"" if quoted(source) == b'"%b"' % source else quoted(source)
+        return text, self.keys.kind(kind), self.keys.source(source), self.keys.own_once(source)
 
     # --- read
 

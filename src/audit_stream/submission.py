@@ -27,12 +27,14 @@ class Submission:
     """Commit times to restore, in Unix milliseconds, one per draft; without them it is now."""
 
     def __init__(self, drafts: Sequence[Draft]) -> None:
-        """Raises Refused when one idempotency key stands on two different drafts; two equal ones become one."""
+        """Raises Refused when a source uses an idempotency key for two different drafts; two equal ones become one."""
         self.drafts: list[Draft] = []
         self.places: list[int] = []
-        self.keys: dict[bytes, int] = {}
+        self.keys: dict[tuple[bytes, bytes], int] = {}
         for index, draft in enumerate(drafts):
-            place = self.keys.setdefault(draft.once, len(self.drafts)) if draft.once else len(self.drafts)
+            place = len(self.drafts)
+            if draft.once:
+                place = self.keys.setdefault((draft.source, draft.once), place)
             if place == len(self.drafts):
                 self.drafts.append(draft)
             elif not draft.says_the_same_as(self.drafts[place]):

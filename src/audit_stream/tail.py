@@ -27,6 +27,9 @@ KEPT_BYTES = 16 * 1024 * 1024
 PRIMED_EVENTS = 256
 """The newest ones are read at the start: whoever reconnects a moment later is answered from memory."""
 CHUNK_EVENTS = 256
+CHUNK_BYTES = 256 * 1024
+"""What a subscriber is sent at once ends at either bound: a reader that does not read holds no more than that."""
+SHARED_CHUNKS = 64
 REPLAY_PAGE = 2_000
 HEARTBEAT_S = 15.0
 BLOCK_S = 2.0
@@ -324,10 +327,19 @@ class Tail:
         chunk = self._chunks.get((cursor, view))
         if chunk is None:
             start = bisect_right(self._ids, cursor)
-            events = self._events[start : start + CHUNK_EVENTS]
-            shown = [self._frame(event) for event in events if view.shows(event)]
-            joined = b"".join(map(view.of, shown))
-            chunk = self._chunks[cursor, view] = (events[-1].event_id, joined)
+            frames: list[bytes] = []
+            size_bytes = 0
+            for event in self._events[start : start + CHUNK_EVENTS]:
+                if view.shows(event):
+                    made = view.of(self._frame(event))
+                    size_bytes += len(made)
+                    if frames and size_bytes > CHUNK_BYTES:
+                        break
+                    frames.append(made)
+                cursor_after = event.event_id
+            if len(self._chunks) == SHARED_CHUNKS:
+                self._chunks.clear()
+            chunk = self._chunks[cursor, view] = (cursor_after, b"".join(frames))
         return chunk
 
     def _frame(self, event: Event) -> Frame:

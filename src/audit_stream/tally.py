@@ -24,7 +24,7 @@ OTHERS = b"(others)"
 
 Failure = Literal["refused", "too_busy", "unreachable", "chain_broken", "hash_mismatch", "fault"]
 Outcome = Literal["valid", "broken", "unknown"]
-Counter = Literal["replays", "lost_races", "sse_drops"]
+Counter = Literal["replays", "lost_races", "sse_drops", "stalled_readers"]
 Gauge = Literal["queue_events", "queue_bytes", "sse_subscribers"]
 Timing = Literal["append_seconds", "batch_events", "redis_append_seconds", "redis_read_seconds"]
 

@@ -37,13 +37,13 @@ class Waiting:
         """Take as many as fit into one call, at least one if there is one."""
         taken: list[Submission] = []
         events = size_bytes = 0
-        keys: set[bytes] = set()
+        keys: set[tuple[bytes, bytes]] = set()
         while self._submissions:
             submission = self._submissions[0]
             events += len(submission.drafts)
             size_bytes += submission.size_bytes
             full = events > BATCH_EVENTS or size_bytes > BATCH_BYTES
-            # One key twice: the later one waits for the next batch, and there finds the earlier one's event.
+            # A source's key twice: the later one waits for the next batch, and there finds the earlier one's event.
             alone = submission.committed or (taken and taken[0].committed)
             if taken and (full or alone or not keys.isdisjoint(submission.keys)):
                 break

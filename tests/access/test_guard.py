@@ -15,6 +15,7 @@ import redis
 
 from audit_stream.access.session import Sessions
 from audit_stream.access.table import Tokens
+from audit_stream.cloudevents import key_of
 from audit_stream.server.auth import Guard, Revoked
 from audit_stream.server.routes import ENDPOINTS
 from tests.access.conftest import ORIGIN, Guarded
@@ -167,6 +168,19 @@ def test_a_producer_cannot_write_as_another_source(guarded: Guarded) -> None:
     assert (answer.status_code, answer.json()["index"]) == (403, 1)
     assert guarded.get("reader", "/stats").json()["count"] == before
     assert guarded.post("a-producer", "/events/batch", [EVENT, EVENT]).status_code == 201
+
+
+def test_a_producer_keeps_no_event_of_another_source_off_the_chain(guarded: Guarded) -> None:
+    """Neither by a key that the other uses, nor by one that is made of its CloudEvent."""
+    key, id_ = "a key of both", "order-1"
+    assert guarded.post("a-producer", "/events", EVENT | {"idempotency_key": key}).status_code == 201
+    assert guarded.post("producer", "/events", EVENT | {"source": "b", "idempotency_key": key}).status_code == 201
+    made = key_of("b", id_)
+    assert guarded.post("a-producer", "/events", EVENT | {"idempotency_key": made}).status_code == 422
+    cloudevent = {"specversion": "1.0", "id": id_, "source": "b", "type": "other", "data": {"amount": 1000000}}
+    headers = {"Content-Type": "application/cloudevents+json", **guarded.holders["producer"].header}
+    answer = guarded.server.client.post("/events", content=json.dumps(cloudevent), headers=headers)
+    assert answer.status_code == 201
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,13 @@ import asyncio
 import pytest
 
 from audit_stream import appender, waiting
+from audit_stream.chain import START
 from audit_stream.errors import Pushback, Unreachable
+from audit_stream.event import Draft
+from audit_stream.pipelined import Line
+from audit_stream.settings import Ack
+from audit_stream.stream import Stream
+from audit_stream.submission import link
 from tests.conformance.stores import (
     Chain,
     Fault,
@@ -106,6 +112,23 @@ async def test_a_redis_that_refuses_writes_is_not_asked_twice(spine: Chain) -> N
     await spine.assert_is_made_of(receipts)
 
 
+async def test_replicas_are_not_asked_on_a_connection_that_wrote_nothing(real_spine: Chain) -> None:
+    """They would hold all that it wrote: nothing."""
+
+    class CutAfterAppending(Stream):
+        async def _replicas_with(self, ack: Ack, line: Line) -> int:
+            await self._appends.give_up()
+            return await super()._replicas_with(ack, line)
+
+    async with real_spine.stream(CutAfterAppending) as stream:
+        made = drafts(1)
+        (event,) = link(START, made)
+        ack = Ack(fsync=False, replicas=1)
+        with pytest.raises(Unreachable) as caught:
+            await stream.append(made, [event.hash], believed=START, token=b"t", ttl_ms=1, ack=ack)
+    assert caught.value.in_doubt
+
+
 async def test_producers_whose_batch_was_never_sent_are_not_told_that_it_was(
     spine: Chain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,12 +189,22 @@ async def test_what_stays_in_doubt_at_the_deadline_is_settled_by_a_retry(
 # --- what waits behind it
 
 
+async def refused_at_once(held: Held, replica: appender.Appender, handed: list[Draft]) -> None:
+    """Append; what is not refused opens the gate after a while, so that the test fails and does not hang."""
+    try:
+        async with asyncio.timeout(5):
+            await replica.append(handed)
+    except TimeoutError:
+        held.open.set()
+        raise
+
+
 async def test_a_full_queue_pushes_back_and_keeps_what_it_took(spine: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "QUEUE_EVENTS", 4)
     async with spine.stream(Held) as held, spine.replica(held) as replica:
         tasks = await behind_the_gate(held, replica, drafts(1, "in flight"), drafts(3, "a"), drafts(1, "b"))
         with pytest.raises(Pushback) as caught:
-            await replica.append(drafts(1, "too many"))
+            await refused_at_once(held, replica, drafts(1, "too many"))
         assert caught.value.retry_after >= 1
         held.open.set()
         answers = await asyncio.gather(*tasks)
@@ -184,7 +217,7 @@ async def test_a_queue_full_of_bytes_pushes_back(spine: Chain, monkeypatch: pyte
     async with spine.stream(Held) as held, spine.replica(held) as replica:
         tasks = await behind_the_gate(held, replica, drafts(1), [drafted("x" * 15_000)])
         with pytest.raises(Pushback):
-            await replica.append([drafted("y" * 10_000)])
+            await refused_at_once(held, replica, [drafted("y" * 10_000)])
         small = handed_in(replica, drafts(1, "small"))
         await asyncio.sleep(0)
         held.open.set()

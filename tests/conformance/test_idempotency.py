@@ -34,10 +34,9 @@ async def test_another_replica_gives_the_first_receipt_as_well(spine: Chain) -> 
     [
         drafted("b", key="k", timestamp=AT),
         drafted("a", key="k", timestamp=AT, kind="flag_swapped"),
-        drafted("a", key="k", timestamp=AT, source="elsewhere"),
         drafted("a", key="k", timestamp="2026-05-15T03:14:16Z"),
     ],
-    ids=["payload", "kind", "source", "timestamp"],
+    ids=["payload", "kind", "timestamp"],
 )
 async def test_the_same_key_with_other_content_is_refused_and_nothing_is_written(spine: Chain, other: Draft) -> None:
     async with spine.replica() as replica:
@@ -48,6 +47,67 @@ async def test_the_same_key_with_other_content_is_refused_and_nothing_is_written
         # The key beside the refused one is not used up.
         third = await replica.append([drafted("something else", key="k2")])
     await spine.assert_is_made_of(first, third)
+
+
+@pytest.mark.parametrize("source", ["elsewhere", "é" * 200], ids=["short", "long"])
+async def test_a_key_is_its_source_s_own_whoever_used_it_before(spine: Chain, source: str) -> None:
+    theirs = drafted("a", key="k", timestamp=AT)
+    ours, other = (drafted(text, key="k", timestamp=AT, source=source) for text in "ab")
+    async with spine.replica() as replica:
+        first = await replica.append([theirs])
+        second = await replica.append([ours])
+        with pytest.raises(Refused, match="'k'"):
+            await replica.append([other])
+    async with spine.replica() as another:
+        again = await another.append([ours, theirs])
+    assert [(receipt.event, receipt.replayed) for receipt in again] == [
+        (second[0].event, True),
+        (first[0].event, True),
+    ]
+    await spine.assert_is_made_of(first, second)
+
+
+async def test_two_sources_use_one_key_in_one_request_and_each_gets_its_own_event_again(spine: Chain) -> None:
+    both = [drafted("a", key="k", source="one"), drafted("a", key="k", source="two")]
+    async with spine.replica() as replica:
+        receipts = await replica.append(both)
+        again = await replica.append(both[::-1])
+        assert [receipt.replayed for receipt in receipts + again] == [False, False, True, True]
+        assert [receipt.event for receipt in again] == [receipt.event for receipt in receipts[::-1]]
+    await spine.assert_is_made_of(receipts)
+
+
+async def test_two_sources_use_one_key_in_one_batch(spine: Chain) -> None:
+    one, two = drafted("a", key="k", source="one"), drafted("a", key="k", source="two")
+    async with spine.stream(Held) as held, spine.replica(held) as replica:
+        first, *tasks = await behind_the_gate(held, replica, drafts(1), [one], [two], [one])
+        held.open.set()
+        receipts = [receipt for answer in await asyncio.gather(*tasks) for receipt in answer]
+    assert [receipt.replayed for receipt in receipts] == [False, False, True]
+    assert receipts[2].event == receipts[0].event
+    await spine.assert_is_made_of(await first, receipts[:2])
+
+
+async def test_a_retry_finds_its_event_also_when_the_other_source_s_key_is_forgotten_or_taken_anew(
+    spine: Chain,
+) -> None:
+    theirs, ours = drafted("a", key="k", source="they"), drafted("a", key="k", source="we")
+    async with spine.replica() as replica:
+        first = await replica.append([theirs])
+        second = await replica.append([ours])
+        spine.raw.delete(spine.keys.once(b"k"))
+        (again,) = await replica.append([ours])
+        third = await replica.append([drafted("b", key="k", source="third")])
+        (once_more,) = await replica.append([ours])
+    assert (again.event, once_more.event) == (second[0].event, second[0].event)
+    await spine.assert_is_made_of(first, second, third)
+
+
+async def test_a_key_that_one_source_uses_is_kept_under_one_name_which_servers_of_0_2_0_know(spine: Chain) -> None:
+    async with spine.replica() as replica:
+        await replica.append([drafted("a", key="k")])
+        await replica.append([drafted("a", key="k")])
+    assert list(spine.raw.scan_iter(spine.keys.once(b"*"))) == [spine.keys.once(b"k")]
 
 
 async def test_a_refused_submission_does_not_touch_its_neighbours_in_the_same_batch(spine: Chain) -> None:

@@ -1,4 +1,4 @@
-"""The chain against a model of it: a list of events and a dict of idempotency keys."""
+"""The chain against a model of it: a list of events and a dict of the sources' idempotency keys."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -32,6 +32,10 @@ class Asked(NamedTuple):
     source: str
     key: str | None
 
+    @property
+    def used(self) -> tuple[str, str] | None:
+        return None if self.key is None else (self.source, self.key)
+
     def drafted(self) -> Draft:
         return drafted(self.text, kind=self.kind, source=self.source, key=self.key)
 
@@ -59,7 +63,7 @@ class Replicas(RuleBasedStateMachine):
         super().__init__()
         self.runner = asyncio.Runner()
         self.events: list[Event] = []
-        self.keys: dict[str, tuple[Asked, Event]] = {}
+        self.keys: dict[tuple[str, str], tuple[Asked, Event]] = {}
 
     @initialize()
     def open(self) -> None:
@@ -81,9 +85,9 @@ class Replicas(RuleBasedStateMachine):
     # --- the model
 
     def conflicts(self, batch: list[Asked]) -> bool:
-        first: dict[str, Asked] = {key: request for key, (request, _) in self.keys.items()}
+        first: dict[tuple[str, str], Asked] = {key: request for key, (request, _) in self.keys.items()}
         return any(
-            request.key is not None and first.setdefault(request.key, request).content() != request.content()
+            request.used is not None and first.setdefault(request.used, request).content() != request.content()
             for request in batch
         )
 
@@ -91,17 +95,17 @@ class Replicas(RuleBasedStateMachine):
         """Check the receipts against the model, and grow it."""
         known = set(self.keys)
         for request, receipt in zip(batch, receipts, strict=True):
-            if request.key in self.keys:
-                assert receipt.event == self.keys[request.key][1]
-                assert receipt.replayed == (request.key in known)
+            if request.used in self.keys:
+                assert receipt.event == self.keys[request.used][1]
+                assert receipt.replayed == (request.used in known)
                 continue
             assert not receipt.replayed
             event = receipt.event
             assert event.event_id == len(self.events) + 1
             assert tuple(event[1:5])[1:] == tuple(request.drafted()[1:4])
             self.events.append(event)
-            if request.key is not None:
-                self.keys[request.key] = (request, event)
+            if request.used is not None:
+                self.keys[request.used] = (request, event)
 
     # --- what happens
 

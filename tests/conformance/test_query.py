@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from audit_stream import query
+from audit_stream.appender import Appender
 from audit_stream.chain import Event
 from audit_stream.query import Filter, Selection
 from audit_stream.stream import Stream
@@ -210,6 +211,25 @@ def test_an_event_taken_out_of_the_chain_is_not_replaced_by_the_one_behind_it(re
 
     asyncio.run(test())
     chain.raw.close()
+
+
+@pytest.mark.parametrize("step", [1, 3], ids=["all", "every third"])
+def test_a_page_ends_where_its_bytes_do_whatever_came_before(redis_url: str, chain: str, step: int) -> None:
+    """Small events first, so that the next page would hold many: of large ones, it must not."""
+    on = Chain(real_store(redis_url), chain, "checked")
+    sizes = [10] * 100 + [100_000] * 30 + [300_000] * 3 + [10] * 30
+    ids = range(1, len(sizes) + 1, step)
+
+    async def test() -> None:
+        async with on.stream(Stream) as stream, Appender(stream) as appender:
+            await appender.append([drafted("x" * size) for size in sizes])
+            pages = [[(e.event_id, len(e.payload)) for e in page] async for page in query.fetch(stream, ids)]
+        assert [event_id for page in pages for event_id, _ in page] == list(ids)
+        assert all(len(page) == 1 or sum(size for _, size in page) <= query.PAGE_BYTES for page in pages)
+        assert max(map(len, pages)) > 16
+
+    asyncio.run(test())
+    on.raw.close()
 
 
 def test_an_empty_chain_answers_every_question_with_nothing(redis_url: str, chain: str) -> None:

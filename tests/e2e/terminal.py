@@ -17,7 +17,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from tests.forking import Forked
-from tests.harness import clean_environ
+from tests.harness import clean_environ, with_ctrl_c
 
 TIMEOUT_S = 60
 
@@ -55,6 +55,7 @@ def running(*arguments: str, url: str) -> Iterator["subprocess.Popen[bytes]"]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        preexec_fn=with_ctrl_c,
     )
     watchdog = threading.Timer(TIMEOUT_S, process.kill)
     watchdog.start()

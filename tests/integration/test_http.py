@@ -426,7 +426,7 @@ def test_one_key_appends_once_however_it_is_written(shared: ServerProcess) -> No
     assert count(shared) == before + 2
 
 
-@pytest.mark.parametrize("change", [{"kind": "flag_swapped"}, {"source": "other"}, {"payload": {"a": 2}}])
+@pytest.mark.parametrize("change", [{"kind": "flag_swapped"}, {"payload": {"a": 2}}])
 def test_a_key_with_other_content_is_refused(shared: ServerProcess, change: dict[str, Any]) -> None:
     key = secrets.token_hex()
     assert not replayed(shared.post(request(), **{"Idempotency-Key": key}))
@@ -468,6 +468,35 @@ def test_a_key_on_a_batch_replays_the_whole_batch(shared: ServerProcess) -> None
     assert count(shared) == before + 3
 
 
+def test_a_key_of_another_source_is_free_and_nothing_shows_that_it_is_used(shared: ServerProcess) -> None:
+    key = secrets.token_hex()
+    first = shared.post(request(source="alice"), **{"Idempotency-Key": key})
+    second = shared.post(request(source="bob"), **{"Idempotency-Key": key})
+    fresh = shared.post(request(source="bob"), **{"Idempotency-Key": f"{key}-"})
+    assert [answer.status_code for answer in (first, second, fresh)] == [201, 201, 201]
+    assert second.headers.keys() == fresh.headers.keys()
+    batch = [request(source=source, idempotency_key=key) for source in ("bob", "carol", "alice")]
+    receipts = shared.post_batch(batch)
+    assert (receipts.status_code, replayed(receipts)) == (201, False)
+    assert receipts.json()[::2] == [second.json(), first.json()]
+
+
+@pytest.mark.parametrize("key", ['cloudevent:["bob","order-1"]', "audit-stream:accept-loss:1:2"])
+def test_a_key_that_only_the_server_makes_is_refused(shared: ServerProcess, key: str) -> None:
+    before = count(shared)
+    answers = [
+        shared.post(request(idempotency_key=key)),
+        shared.post(request(), **{"Idempotency-Key": key}),
+        shared.post_batch([request(), request(idempotency_key=key)]),
+        shared.post_batch([request()], **{"Idempotency-Key": key}),
+    ]
+    for answer in answers:
+        found = problem(answer, 422)
+        assert found["field"] == "idempotency_key"
+        assert "begin yours with something else" in found["detail"]
+    assert count(shared) == before
+
+
 def test_keys_inside_a_batch_are_each_for_their_event(shared: ServerProcess) -> None:
     one, two, three = (secrets.token_hex() for _ in range(3))
     first = shared.post(request(idempotency_key=one)).json()
@@ -477,7 +506,7 @@ def test_keys_inside_a_batch_are_each_for_their_event(shared: ServerProcess) -> 
     assert receipts.status_code == 201
     assert ids(receipts.json()) == [last + 1, last, last + 1]
     assert receipts.json()[1] == first
-    clash = [request(idempotency_key=three), request(idempotency_key=three, source="other")]
+    clash = [request(idempotency_key=three), request(idempotency_key=three, payload={"a": 2})]
     assert problem(shared.post_batch(clash), 422)["index"] == 1
     assert count(shared) == last + 1
 

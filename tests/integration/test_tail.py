@@ -132,6 +132,55 @@ def test_after_a_long_pause_the_missed_events_are_replayed_from_the_chain(
     run(test())
 
 
+def test_from_every_cursor_around_the_end_of_what_is_kept_each_event_comes_once(
+    redis_url: str, chain: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "KEPT_EVENTS", 8)
+
+    async def test() -> None:
+        stream = Watched.at(redis_url, chain)
+        assert isinstance(stream, Watched)
+        async with Tail(stream) as tail:
+            live = tail.follow(0, View())
+            for event_id in range(1, 12):
+                await write(stream, "s")
+                assert await read(live, 1) == [event_id]
+            stream.pages = 0
+            from_the_chain = set()
+            for cursor in range(11):
+                before = stream.pages
+                assert await read(tail.follow(cursor, View()), 11 - cursor) == list(range(cursor + 1, 12))
+                if stream.pages > before:
+                    from_the_chain.add(cursor)
+            # Both ways were gone, and the border between them lies among these cursors.
+            assert from_the_chain == set(range(len(from_the_chain)))
+            assert 0 < len(from_the_chain) < 10
+        await stream.close()
+
+    run(test())
+
+
+def test_a_chunk_of_large_events_ends_where_its_bytes_do(redis_url: str, chain: str) -> None:
+    sizes = [200_000, 200_000, 10, 10, 300_000, 10]
+
+    async def test() -> None:
+        stream = Stream.at(redis_url, chain)
+        async with Tail(stream) as tail, Appender(stream) as appender:
+            live = tail.follow(0, View())
+            await anext(live)
+            await appender.append([draft(PublishRequest("other", "s", {"x": "x" * size}), KINDS) for size in sizes])
+            for following_ in (live, tail.follow(0, View())):
+                found: list[list[int | None]] = []
+                async for chunk in following_:
+                    found.append([frame.id for frame in split(chunk)[0] if frame.data])
+                    if 6 in found[-1]:
+                        break
+                assert [ids for ids in found if ids] == [[1], [2, 3, 4], [5], [6]]
+        await stream.close()
+
+    run(test())
+
+
 def test_a_tail_that_lost_redis_comes_back_even_when_nobody_follows_any_more(
     redis_url: str, chain: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

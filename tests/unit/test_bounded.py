@@ -12,6 +12,7 @@ from uvicorn.server import ServerState
 
 from audit_stream.server.answering import OneWrite
 from audit_stream.server.bounded import HEAD_BYTES, MOST, most_connections
+from audit_stream.tally import Tally
 
 PATIENCE_S = 20
 BEGIN = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -62,7 +63,9 @@ Connect = Callable[[], Awaitable[Client]]
 async def serving(protocol: type[OneWrite]) -> AsyncIterator[Connect]:
     config, state, clients = uvicorn.Config(echo, http=protocol, lifespan="off", ws="none"), ServerState(), []
     config.load()
-    server = await asyncio.get_running_loop().create_server(lambda: protocol(config, state, {}), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: protocol(config, state, {}, tally=Tally()), "127.0.0.1", 0
+    )
 
     async def connect() -> Client:
         clients.append(Client(*await asyncio.open_connection(*server.sockets[0].getsockname())))

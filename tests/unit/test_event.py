@@ -52,6 +52,22 @@ def test_json_that_is_no_object_is_refused_and_not_called_malformed(text: bytes)
     assert "object" in refusal.detail
 
 
+@pytest.mark.parametrize("key", ['cloudevent:["s","1"]', "cloudevent:sha256:00", "audit-stream:accept-loss:1:2"])
+def test_a_key_that_only_the_server_makes_is_refused_when_a_producer_writes_it(key: str) -> None:
+    request = decode(body(idempotency_key=key))
+    for asked, header in ((request, None), (decode(body()), key)):
+        with pytest.raises(Refused, match="begin yours with something else") as caught:
+            draft(asked, KINDS, once=header)
+        assert caught.value.field == "idempotency_key"
+        assert key in caught.value.detail
+    assert draft(request, KINDS, key_is_ours=True).once == key.encode()
+
+
+@pytest.mark.parametrize("key", ["bus:00", "kafka:clu:topic:0:1:2", "cloudevents:1", "Cloudevent:1"])
+def test_a_key_as_our_relays_send_it_is_taken(key: str) -> None:
+    assert draft(decode(body(idempotency_key=key)), KINDS).once == key.encode()
+
+
 def test_the_limits_themselves_are_within_them() -> None:
     made = drafted(source="x" * 256, idempotency_key="k" * 255)
     assert (len(made.source), len(made.once)) == (256, 255)

@@ -13,7 +13,7 @@ import pytest
 
 from audit_stream.errors import AuditStreamError, Unreachable
 from audit_stream.parallel import Tell, in_processes, split
-from tests.harness import ROOT, clean_environ
+from tests.harness import ROOT, clean_environ, with_ctrl_c
 
 TIMEOUT_S = 60
 
@@ -123,6 +123,7 @@ def test_no_process_outlives_its_caller(sent: signal.Signals, code: int) -> None
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=with_ctrl_c,
     ) as process:
         assert process.stdout
         assert process.stderr

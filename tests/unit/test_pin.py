@@ -1,6 +1,8 @@
 """Pins: what they say against a chain, and the file that remembers one."""
 
 import asyncio
+import os
+import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,6 +50,28 @@ def test_the_file_remembers_the_last_head(tmp_path: Path) -> None:
             kept.move_to(head)
         assert Pin.parse(path.read_text()) == head
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_pin_is_on_the_disk_before_it_takes_its_name_and_then_the_name_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(fd: int) -> None:
+        status = os.fstat(fd)
+        steps.append("fsync of the folder" if stat.S_ISDIR(status.st_mode) else f"fsync of {status.st_size} bytes")
+        fsync(fd)
+
+    def renamed(path: Path, target: Path) -> Path:
+        steps.append("rename")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    pin = Pin(42, HASH)
+    advance(tmp_path / "pin", pin)
+    assert steps == [f"fsync of {len(f'{pin}') + 1} bytes", "rename", "fsync of the folder"]
 
 
 def test_a_run_that_moves_nothing_leaves_the_file_as_it_was(tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import asyncio
 from typing import Any, cast
 
 from audit_stream.server.bounded import Bounded
+from audit_stream.server.stalled import DropsStalled
 
 
-class OneWrite(Bounded):
-    """The protocol; what it writes in one turn of the event loop leaves together."""
+class OneWrite(Bounded, DropsStalled):
+    """uvicorn's protocol, bounded; what it writes in one turn of the event loop leaves together."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(cast("asyncio.Transport", _Joining(cast("asyncio.Transport", transport))))

@@ -101,6 +101,8 @@ def _inside(board: Board) -> Iterator[Metric]:
     yield _gauge("queue_bytes", "Their bytes", board.total("queue_bytes"))
     yield _gauge("sse_subscribers", "Open event streams", board.total("sse_subscribers"))
     yield _counter("sse_drops", "Event streams closed because the reader fell behind", board.total("sse_drops"))
+    stalled = "Connections closed because the reader took nothing of what was sent for a minute"
+    yield _counter("stalled_readers", stalled, board.total("stalled_readers"))
     calls = [
         (["append"], board.histogram("redis_append_seconds")),
         (["read"], board.histogram("redis_read_seconds")),

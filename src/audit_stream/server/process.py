@@ -5,8 +5,9 @@ import gc
 import logging
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import uvicorn
 from litestar import Litestar
@@ -20,8 +21,9 @@ from audit_stream.server.cors import Cors
 from audit_stream.server.door import Door
 from audit_stream.server.express import Express
 from audit_stream.server.requests import Requests
+from audit_stream.server.stalled import STALLED_S
 from audit_stream.settings import Settings
-from audit_stream.tally import Tally
+from audit_stream.tally import Board, Tally
 
 if TYPE_CHECKING:
     from audit_stream.server.traces import Tracing
@@ -60,7 +62,15 @@ def _not_revoked(record: logging.LogRecord) -> bool:
 class Server(uvicorn.Server):
     """uvicorn waits for open connections before it stops, and an event stream never ends by itself."""
 
-    def __init__(self, settings: Settings, on_started: Callable[[], None], tally: Tally | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        on_started: Callable[[], None],
+        tally: Tally | None = None,
+        *,
+        stalled_s: float = STALLED_S,
+    ) -> None:
+        tally = tally or Tally(Board(settings.kinds))
         tracing = load_tracing().to_collector() if settings.otel else None
         self._app = create_app(settings, tally, tracing)
         served = layered(self._app, settings)
@@ -78,7 +88,7 @@ class Server(uvicorn.Server):
                 ssl_certfile=settings.tls_cert,
                 ssl_keyfile=settings.tls_key,
                 ws="none",
-                http=OneWrite,
+                http=cast("type[asyncio.Protocol]", partial(OneWrite, stalled_s=stalled_s, tally=tally)),
                 lifespan="on",
                 timeout_graceful_shutdown=GRACE_S,
             )

@@ -25,6 +25,9 @@ from audit_stream.spine import spine_of
 from audit_stream.stream import Stream as Chain
 from audit_stream.timestamps import instant
 
+WHOLE_BYTES = 64 * 1024
+"""Up to here an answer is made whole, with its length in front; a longer one is sent as it is read."""
+
 _PARAMETERS = ("kind", "source", "since", "until", "after", "before", "limit", "committed")
 
 
@@ -85,8 +88,13 @@ async def query_events(
         pages = _with_times(spine.stream, events_read)
     else:
         pages = _rendered(events_read, to_cloudevent if form == BATCH else to_json)
-    # The first page is read before the answer begins: what can go wrong mostly does by then.
-    first: list[bytes] = await anext(pages, [])
+    # The first pages are read before the answer begins: what can go wrong mostly does by then.
+    first: list[bytes] = []
+    while len(first) < len(selection.event_ids) and sum(map(len, first)) < WHOLE_BYTES:
+        page = await anext(pages, None)
+        if page is None:
+            break
+        first += page
     if form == NDJSON:
         return Stream(_lines(first, pages), media_type=form, headers=headers)
     if len(first) == len(selection.event_ids):
