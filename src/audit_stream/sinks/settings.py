@@ -86,13 +86,9 @@ def check_database_url(url: str) -> None:
     if not url:
         raise Misconfigured("DATABASE_URL is not set: name the database, such as postgresql://user@localhost/app")
     check_psycopg()
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
+    from audit_stream.database import parameters_of
 
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError as error:
-        raise Misconfigured(f"DATABASE_URL: {str(error).strip()}") from error
+    parameters_of(url)
 
 
 def _format(text: str) -> purview.Format:
