@@ -54,7 +54,7 @@ def emptied(postgres: Postgres) -> Database:
 @pytest.fixture
 def database(emptied: Database) -> Database:
     """A database with audit_stream and nothing else, as if made for this test; its source is this test's alone."""
-    emptied.run(EMPTY, "TRUNCATE audit_stream.dead_letters, audit_stream.settings")
+    emptied.run(EMPTY, "TRUNCATE audit_stream.dead_letters, audit_stream.settings, audit_stream.imported")
     emptied.source = f"t{os.getpid()}.{next(_names)}"
     return emptied
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from audit_stream.database import SCHEMA_OWNERS
 from audit_stream.errors import Misconfigured
 from audit_stream.sources.postgres import installation
 from audit_stream.sources.postgres.installation import HERE, install, status, uninstall, version
@@ -18,6 +19,7 @@ from tests.harness import ROOT, clean_environ
 from tests.postgres.servers import Database, Postgres, a_postgres, binaries
 from tests.postgres.watched import CARDS, Watched
 
+RELEASED = Path(__file__).parent / "released" / "audit_stream--0.2.0.sql"
 PUBLISHED = (ROOT / "benchmarks/peers/postgres_notify.sql").read_text()
 OBJECTS = """
 SELECT pg_describe_object(classid, objid, 0) FROM (
@@ -45,6 +47,7 @@ def with_extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgre
         for path in made_by_make(folder):
             shutil.copy(path, share)
         (share / "audit_stream--0.1.0.sql").write_text(PUBLISHED)
+        shutil.copy(RELEASED, share)
         for path in (share.parent, *share.iterdir()):
             path.chmod(0o755)
         settings = psycopg.connect(server.url_of("postgres"), autocommit=True)
@@ -56,10 +59,17 @@ def with_extension(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgre
 
 def made_by_make(folder: Path) -> list[Path]:
     """The files of the extension, as its Makefile makes them."""
-    source = folder / "source"
-    shutil.copytree(HERE, source)
-    subprocess.run(["make", "--silent", "-C", source, "audit_stream--0.1.0--0.2.0.sql", "PG_CONFIG=true"], check=True)
+    source = copied(folder)
+    subprocess.run(["make", "--silent", "-C", source, "scripts", "PG_CONFIG=true"], check=True)
     return [source / "audit_stream.control", *source.glob("audit_stream--*.sql")]
+
+
+def copied(folder: Path) -> Path:
+    """The extension's folder, in a copy of the package with what it takes from there."""
+    source = folder / "sources" / "postgres"
+    shutil.copytree(HERE, source)
+    shutil.copy(SCHEMA_OWNERS, folder)
+    return source
 
 
 def test_it_is_installed_once_and_again_without_harm(empty: Database) -> None:
@@ -134,6 +144,25 @@ def test_the_extension_is_upgraded_with_its_watches(with_extension: Postgres) ->
         check_upgraded(db)
 
 
+def test_the_extension_of_0_2_0_is_upgraded_with_its_watches(with_extension: Postgres) -> None:
+    database = with_extension.database("upgraded_0_2_0")
+    with database.connect() as connection:
+        db = Watched(connection)
+        db.run("CREATE EXTENSION audit_stream VERSION '0.2.0'")
+        db.watch_decisions(", redact => '{vendor}'")
+        assert install(database.url) == ("0.2.0", version())
+        db.run("INSERT INTO decisions VALUES ('1', 'a', 'secret')")
+        assert [p["new"]["vendor"] for p in db.payloads] == ["[redacted]"]
+
+
+def test_the_extension_refuses_a_schema_of_somebody_else(with_extension: Postgres) -> None:
+    """Whoever owns the schema could drop what the extension puts there, and put his own in its place."""
+    database = with_extension.database("squatted")
+    database.run("CREATE ROLE squatter; CREATE SCHEMA audit_stream AUTHORIZATION squatter")
+    with pytest.raises(psycopg.errors.RaiseException, match=r"schema audit_stream \(of squatter\)"):
+        database.run("CREATE EXTENSION audit_stream")
+
+
 def test_a_dump_carries_the_watches_and_what_waits(with_extension: Postgres) -> None:
     source, target = with_extension.database("dumped"), with_extension.database("restored")
     source.run("CREATE EXTENSION audit_stream", CARDS, "SELECT audit_stream.watch('decisions', 'other', 'tests')")
@@ -192,22 +221,19 @@ def test_a_database_that_cannot_be_had_is_said_in_the_server_s_words(postgres: P
 
 def test_the_versions_agree(database: Database) -> None:
     assert database.run("SELECT audit_stream.version()") == [(version(),)]
-    makefile, sql = (HERE / "Makefile").read_text(), (HERE / "install.sql").read_text()
-    assert f"DATA = audit_stream--{version()}.sql" in makefile
-    assert f"DATA_built = audit_stream--0.1.0--{version()}.sql" in makefile
-    assert f"\\ir audit_stream--{version()}.sql" in sql
-    assert f"audit_stream {version()}" in (HERE / f"audit_stream--{version()}.sql").read_text().splitlines()[1]
+    assert f"SCRIPT_VERSION = {version()}\n" in (HERE / "Makefile").read_text()
+    assert f"audit_stream {version()}" in (HERE / "audit_stream.sql").read_text().splitlines()[1]
 
 
 def test_pgxs_installs_the_extension_s_files(tmp_path: Path) -> None:
     pg_config = shutil.which("pg_config")
     if not pg_config or not Path(run_out(pg_config, "--pgxs")).exists():
         pytest.skip("this machine has no PGXS (Debian: postgresql-server-dev-all)")
-    source = tmp_path / "source"
-    shutil.copytree(HERE, source)
+    source = copied(tmp_path)
     subprocess.run(["make", "-C", source, "install", f"DESTDIR={tmp_path}/root"], check=True, stdout=subprocess.DEVNULL)
     installed = {path.name for path in (tmp_path / "root").rglob("extension/*")}
-    names = {"audit_stream.control", f"audit_stream--{version()}.sql", f"audit_stream--0.1.0--{version()}.sql"}
+    names = {"audit_stream.control", f"audit_stream--{version()}.sql"}
+    names |= {f"audit_stream--{before}--{version()}.sql" for before in ("0.1.0", "0.2.0")}
     assert installed == names
 
 
@@ -220,9 +246,11 @@ def test_the_wheel_carries_everything_that_installing_takes(tmp_path: Path) -> N
 
     (built,) = WheelBuilder(str(ROOT)).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(built) as wheel:
-        names = {Path(name).name for name in wheel.namelist() if name.startswith("audit_stream/sources/postgres/")}
+        held = wheel.namelist()
+    names = {Path(name).name for name in held if name.startswith("audit_stream/sources/postgres/")}
     assert {path.name for path in HERE.iterdir() if path.is_file()} <= names
-    assert {"audit_stream.control", f"audit_stream--{version()}.sql", "install.sql", "Makefile"} <= names
+    assert {"audit_stream.control", "audit_stream.sql", "install.sql", "Makefile"} <= names
+    assert "audit_stream/schema_owners.sql" in held
 
 
 def test_without_psycopg_the_commands_say_what_to_install(tmp_path: Path) -> None:

@@ -400,7 +400,7 @@ def woken(db: Watched, listener: Watched, *statements: str) -> list[str]:
     with db.connection.transaction():
         for statement in statements:
             db.run(statement)
-    db.run("NOTIFY audit_stream, 'end'")
+    db.run("NOTIFY audit_stream_wake, 'end'")
     found: list[str] = []
     for notification in listener.connection.notifies(timeout=10):
         if notification.payload == "end":
@@ -413,7 +413,7 @@ def test_a_transaction_wakes_a_sleeping_relay_once_and_tells_nothing(db: Watched
     db.watch_decisions()
     with shared.connect() as connection:
         listener = Watched(connection)
-        listener.run("LISTEN audit_stream")
+        listener.run("LISTEN audit_stream_wake")
         listener.run("SELECT pg_advisory_lock(%s)", ASLEEP)
         insert = "INSERT INTO decisions SELECT i || '{0}', 'a' FROM generate_series(1, 50) AS i"
         assert woken(db, listener, insert.format("a"), insert.format("b")) == [""]
@@ -432,7 +432,7 @@ def test_a_transaction_that_found_the_relay_awake_keeps_it_awake_until_its_end(d
     fall_asleep = "SELECT pg_try_advisory_lock(%s)"
     with shared.connect() as connection:
         relay = Watched(connection)
-        relay.run("LISTEN audit_stream")
+        relay.run("LISTEN audit_stream_wake")
         for end in ("COMMIT", "ROLLBACK"):
             db.run(f"BEGIN; INSERT INTO decisions VALUES ('{end}', 'a')")
             assert relay.one(fall_asleep, ASLEEP) is False

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from audit_stream.errors import Misconfigured
 from audit_stream.sources.postgres.installation import install, status
+from audit_stream.sources.postgres.outbox import Outbox
 from tests.client.front import front_of
 from tests.faults.processes import free_port
 from tests.harness import ServerProcess, running_server
@@ -365,3 +367,21 @@ def test_an_address_for_the_metrics_that_is_taken_is_an_error_where_it_was_asked
         relaying(database.url, spine.url, METRICS_LISTEN=f"127.0.0.1:{taken.port}") as relay,
     ):
         relay.join()
+
+
+def test_a_change_in_the_moment_in_which_the_relay_falls_asleep_is_seen(
+    db: Watched, database: Database, spine: ServerProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It found the relay awake, so nothing wakes the relay for it: only the second look finds it."""
+    fall_asleep = Outbox.fall_asleep
+
+    async def after_a_change(outbox: Outbox) -> bool:
+        if not db.run("SELECT 1 FROM decisions"):
+            insert(db, 1)
+        return await fall_asleep(outbox)
+
+    monkeypatch.setattr(Outbox, "fall_asleep", after_a_change)
+    with relaying(database.url, spine.url, POLL_TIMEOUT="60"):
+        began = monotonic()
+        assert rows_of(first_events(spine.url, 1, database.source)) == ["1"]
+        assert monotonic() - began < 30

@@ -9,7 +9,7 @@ from audit_stream.sources.postgres.installation import HERE, version
 from tests.postgres.servers import Database
 from tests.postgres.watched import Watched
 
-SCRIPT = (HERE / f"audit_stream--{version()}.sql").read_text()
+SCRIPT = (HERE / "audit_stream.sql").read_text()
 
 
 def test_nothing_is_granted_to_public(db: Watched) -> None:
@@ -146,3 +146,75 @@ def test_a_login_that_may_create_a_schema_installs_it_without_being_superuser(db
     assert status(url) is None
     db.run("DROP DATABASE plain_user")
     db.run("DROP ROLE plain")
+
+
+def test_who_may_watch_cannot_touch_the_watches_of_tables_that_are_not_his(db: Watched, shared: Database) -> None:
+    db.run("DROP ROLE IF EXISTS mallory")
+    db.run("CREATE ROLE mallory LOGIN; GRANT ALL ON SCHEMA public TO mallory")
+    db.run("SELECT audit_stream.allow_watch('mallory')")
+    db.watch_decisions(", redact => '{vendor}'")
+    with psycopg.connect(shared.url, user="mallory", autocommit=True) as connection:
+        mallory = Watched(connection)
+        edit = "UPDATE audit_stream.watches SET redact = '{}', source = 'somebody-else', on_error = 'best_effort'"
+        assert connection.execute(edit).rowcount == 0
+        assert connection.execute("DELETE FROM audit_stream.watches").rowcount == 0
+        mallory.run("CREATE TABLE his (id int)")
+        mallory.watch(table="his")
+        columns = "(table_name, event_kind, relid, author)"
+        for row in (
+            "'x', 'other', 'public.decisions'::regclass, 'mallory'",  # a table that is not his
+            "'public.decisions', 'other', 'public.his'::regclass, 'mallory'",  # his, under another's name
+            "'public.his2', 'other', 'public.his'::regclass, 'postgres'",  # in another's name
+        ):
+            said = mallory.refused(f"INSERT INTO audit_stream.watches {columns} VALUES ({row})")
+            assert said.sqlstate == "42501", row
+        said = mallory.refused("UPDATE audit_stream.watches SET relid = 'public.decisions'::regclass")
+        assert said.sqlstate == "42501"
+        assert mallory.refused("SELECT audit_stream.unwatch('decisions')").sqlstate == "42501"
+        # His sync leaves the others as they are, and says so.
+        assert mallory.run("SELECT audit_stream.sync()") == [("public.his",)]
+        mallory.run("DROP TABLE his")
+        assert mallory.one("SELECT audit_stream.unwatch('his')") is True
+    assert db.run("SELECT audit_stream.sync()") == [("public.decisions",)]
+    db.run("INSERT INTO decisions VALUES ('1', 'a', 'secret')")
+    assert db.payloads[0]["new"]["vendor"] == "[redacted]"
+    assert db.run("SELECT source, author, redact FROM audit_stream.list_watches()") == [
+        ("tests", "postgres", ["vendor"])
+    ]
+    db.run("DROP OWNED BY mallory; DROP ROLE mallory")
+
+
+def test_sync_leaves_a_watch_whose_author_may_no_longer_decide_and_names_it(db: Watched, shared: Database) -> None:
+    db.run("DROP ROLE IF EXISTS former")
+    db.run("CREATE ROLE former LOGIN; GRANT ALL ON SCHEMA public TO former")
+    db.run("SELECT audit_stream.allow_watch('former')")
+    with psycopg.connect(shared.url, user="former", autocommit=True) as connection:
+        former = Watched(connection)
+        former.run("CREATE TABLE lent (id int)")
+        former.watch(table="lent")
+        former.run("UPDATE audit_stream.watches SET source = 'changed'")
+    db.run("ALTER TABLE lent OWNER TO postgres")
+    warned: list[str] = []
+    db.connection.add_notice_handler(lambda said: warned.append(str(said.message_primary)))
+    assert db.run("SELECT audit_stream.sync()") == []
+    assert warned == [
+        "audit_stream: the watch of public.lent was left as it is: former, who wrote it, may not put a trigger on the"
+        " table"
+    ]
+    db.run("INSERT INTO lent VALUES (1)")  # the trigger that was put there with the right to do so goes on
+    assert db.run("SELECT source FROM audit_stream.outbox") == [("tests",)]
+    db.run("DROP OWNED BY former; DROP ROLE former")
+    db.run("DROP TRIGGER audit_stream_emit ON lent")
+    ((state,),) = db.run("SELECT state FROM audit_stream.list_watches()")
+    assert state == "inactive: former, who wrote it, does not exist; call audit_stream.watch() or unwatch()"
+
+
+def test_a_name_that_another_table_had_before_can_be_watched(db: Watched) -> None:
+    db.run("CREATE TABLE t (id int)")
+    db.watch(table="t")
+    db.run("ALTER TABLE t RENAME TO was_t; CREATE TABLE t (id int)")
+    db.watch(table="t")
+    assert db.run("SELECT table_name, state FROM audit_stream.list_watches()") == [
+        ("public.was_t", "watching"),
+        ("public.t", "watching"),
+    ]

@@ -54,7 +54,7 @@ def test_options_are_listed_as_they_were_given(db: Watched) -> None:
         ("NULL, 'other'", "table NULL does not exist", ""),
         ("'shown', 'other'", "shown is not a table", "For a view, watch the tables behind it"),
         ("'audit_stream.outbox', 'other'", "audit_stream.outbox is audit_stream's own", ""),
-        ("'decisions', 'Not A Kind'", "'Not A Kind' is no event kind", "Lower-case letters"),
+        ("'decisions', 'Not A Kind'", "'Not A Kind' is no event kind", "lower-case letters"),
         ("'decisions', NULL", "NULL is no event kind", ""),
         ("'decisions', ''", "'' is no event kind", ""),
         ("'decisions', 'other', ''", "a source has 1 to 256 characters, this one 0", ""),

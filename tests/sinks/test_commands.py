@@ -110,7 +110,7 @@ def test_o365_has_files_and_a_cursor_of_its_own(spine: ServerProcess, tmp_path: 
         (["--to", "trust"], "LOG_DIR is not set: name the folder"),
         (["--to", "postgres"], "DATABASE_URL is not set: name the database"),
         (["--database-url", "bogus=1"], 'DATABASE_URL: invalid connection option "bogus"'),
-        (["--log-dir", ".", "--format", "xml"], "PURVIEW_FORMAT: 'xml' is not one of azure, o365"),
+        (["--log-dir", ".", "--format", "xml"], "PURVIEW_FORMAT: 'xml' is not one of published, azure, o365"),
         (["--log-dir", ".", "--rotate", "often"], "JSONL_ROTATE: 'often' is neither day nor a size such as 100M"),
         (["--log-dir", ".", "--gzip", "maybe"], "LOG_GZIP: 'maybe' is neither on nor off"),
         (["--log-dir", ".", "--url", "ftp://x"], "AUDIT_STREAM_URL: url: 'ftp://x' is no address of a server"),

@@ -108,7 +108,7 @@ def test_every_object_of_the_schema_is_on_the_page(database: Database) -> None:
 def test_every_field_of_a_line_is_on_the_page() -> None:
     record = record_of(an_event({}))
     assert re.findall(r"`(\w+)`", section("trust")) == list(trust.fields(record))
-    for shape in (purview.azure, purview.o365):
+    for shape in (purview.published, purview.azure, purview.o365):
         for name in shape(record) or {}:
             assert re.search(rf"`{name}\b", section("purview")), name
 

@@ -1,13 +1,16 @@
 """What a crash can leave at the end of a file, and what is made of it."""
 
 import json
+import os
 from pathlib import Path
+from stat import S_ISDIR
 
 import pytest
 
 from audit_stream.chain import Head
 from audit_stream.errors import Misconfigured
 from audit_stream.sinks.files import BLOCK_BYTES, Appending, Mended, mended
+from tests.sinks.chains import fill, folder_sink, lines_in, numbered
 
 OTHERS = b'{"time":"2026-05-15T00:00:00Z","operationName":"of another program"}\n'
 
@@ -81,6 +84,23 @@ def test_every_cut_of_a_file_leaves_exactly_the_whole_lines_before_it(tmp_path: 
         kept = path.read_bytes()
         assert kept == text[:size][: text.rfind(b"\n", 0, size) + 1]
         assert [json.loads(found)["event_id"] for found in kept.splitlines()] == [1, 2, 3][: kept.count(b"\n")]
+
+
+def test_a_new_file_s_name_is_synced_before_anything_counts_as_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that was synced without its name is gone after a power cut, and the cursor says that it is there."""
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        synced.append("folder" if S_ISDIR(os.fstat(fd).st_mode) else "file")
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    fill(folder_sink("trust", tmp_path), numbered(1), numbered(2)[1:])
+    assert synced == ["folder", "file", "file"]
+    assert len(lines_in(tmp_path)) == 1
 
 
 def test_a_file_that_was_moved_away_is_noticed(tmp_path: Path) -> None:

@@ -81,19 +81,20 @@ def test_a_batch_is_there_whole_or_not_at_all(database: Database) -> None:
     assert len(rows(database)) == 6
 
 
-def test_the_export_gives_the_lines_of_the_purview_files(database: Database) -> None:
+def test_the_azure_export_gives_the_lines_of_the_azure_files(database: Database) -> None:
     hidden = {"purview_compatible": False}
     bodies: list[dict[str, Any]] = [AUDITED, {}, {"status": "denied", "trust_score": 1, "args": [1, "é"]}, hidden]
     events = chained([(body, "request_denied", "café", "2026-05-15T03:14:15Z") for body in bodies])
     write(database, events, tenant_id="t-1")
     lines = [line for event in events if (line := purview.azure(record_of(event, "t-1")))]
-    exported = rows(database, "SELECT export_purview_logs AS line FROM audit_events.export_purview_logs(10)")
+    exported = rows(database, "SELECT export_azure_logs AS line FROM audit_events.export_azure_logs(10)")
     assert [row["line"] for row in exported] == lines
     assert list(exported[0]["line"]) == list(lines[0])
-    newest = rows(database, "SELECT audit_events.export_purview_logs(1)")
-    assert [row["export_purview_logs"] for row in newest] == lines[-1:]
+    newest = rows(database, "SELECT audit_events.export_azure_logs(1)")
+    assert [row["export_azure_logs"] for row in newest] == lines[-1:]
     seen = rows(database, "SELECT * FROM audit_events.purview_audit_log ORDER BY event_id")
     assert [row.pop("event_id") for row in seen] == [1, 2, 3]
+    assert all(row.pop("purview_log")["category"] == "FederatedQuery" for row in seen)
     assert seen == lines
 
 
@@ -101,7 +102,7 @@ def test_the_summary_of_trust_is_by_actor_and_application(database: Database) ->
     bodies = [("a", "success", 0.5), ("a", "failed", 0.7), ("b", "ok", None)]
     fields = [({"actor": actor, "status": status, "trust_score": score}) for actor, status, score in bodies]
     write(database, chained([(body, "other", "app", "2026-05-15T03:14:15Z") for body in fields]))
-    summary = rows(database, "SELECT * FROM audit_events.trust_summary ORDER BY actor")
+    summary = rows(database, "SELECT * FROM audit_events.trust_by_application ORDER BY actor")
     assert [(row["actor"], row["events"], row["failures"], row["scored"]) for row in summary] == [
         ("a", 2, 1, 2),
         ("b", 1, 0, 0),

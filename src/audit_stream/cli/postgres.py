@@ -56,6 +56,10 @@ def install(database_url: str, only_print: bool) -> None:
         out.print(Text.assemble(("up to date", "bold green"), f"  audit_stream {now}, its triggers as its watches say"))
     else:
         out.print(Text.assemble(("upgraded", "bold green"), f"  audit_stream {before} to {now}"))
+    found = installation.status(database_url)
+    for watch in found.watches if found else ():
+        if watch.state != "watching":
+            out.print(Text.assemble((printable(watch.table_name), "bold red"), f"  {printable(watch.state)}"))
 
 
 @postgres.command()

@@ -26,7 +26,7 @@ class DropsStalled(HttpToolsProtocol):
     def __init__(self, *arguments: Any, stalled_s: float = STALLED_S, tally: Tally, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._stalled_s, self._tally = stalled_s, tally
-        self._look: asyncio.TimerHandle | None = None
+        self._next_check: asyncio.TimerHandle | None = None
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -42,12 +42,12 @@ class DropsStalled(HttpToolsProtocol):
 
     def _watch(self, unsent_bytes: int, since: float) -> None:
         self._stop_watching()
-        self._look = self.loop.call_later(self._stalled_s / LOOKS, self._check, unsent_bytes, since)
+        self._next_check = self.loop.call_later(self._stalled_s / LOOKS, self._check, unsent_bytes, since)
 
     def _stop_watching(self) -> None:
-        if self._look:
-            self._look.cancel()
-            self._look = None
+        if self._next_check:
+            self._next_check.cancel()
+            self._next_check = None
 
     def _check(self, unsent_bytes: int, since: float) -> None:
         # Nothing is added meanwhile: uvicorn writes no more until the transport resumes.

@@ -31,7 +31,11 @@ def _layout(name: Name, settings: SinkSettings) -> Layout:
     if name == "jsonl":
         return Layout(folder, "events", jsonl.line, settings.rotate_bytes, pack)
     # A file is of one shape: each has files and a cursor of its own.
-    shapes: dict[str, tuple[str, Shape]] = {"azure": ("audit", purview.azure), "o365": ("o365", purview.o365)}
+    shapes: dict[purview.Format, tuple[str, Shape]] = {
+        "published": ("audit", purview.published),
+        "azure": ("azure", purview.azure),
+        "o365": ("o365", purview.o365),
+    }
     prefix, shape = ("trust", trust.fields) if name == "trust" else shapes[settings.purview_format]
 
     def line(event: Event) -> Line | None:

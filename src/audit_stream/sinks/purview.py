@@ -1,7 +1,8 @@
-"""The sink `purview`, in one of two shapes. Both are formats: what a tenant takes in is a matter of its connector.
+"""The sink `purview`, in one of three shapes. All are formats: what a tenant takes in is a matter of its connector.
 
-azure   the top level of Azure Monitor's resource logs, as the published system writes it and calls Purview-compatible
-o365    the common schema of the Office 365 Management Activity API, which is how Purview's own audit log is read
+published   the names that the published audit-event-system writes and calls Purview-compatible
+azure       the top level of Azure Monitor's resource logs, which the published shape resembles
+o365        the common schema of the Office 365 Management Activity API, which is how Purview's own audit log is read
 
 An event that says `"purview_compatible": false` is left out. All that has no field of its own in a shape stands in
 `properties`, the event_id and the hash of the event among it.
@@ -12,9 +13,11 @@ from uuid import UUID
 
 from audit_stream.sinks.record import Record
 
-Format = Literal["azure", "o365"]
+Format = Literal["published", "azure", "o365"]
 
 CATEGORY = "Audit"
+PUBLISHED_CATEGORY = "FederatedQuery"
+UPN = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/upn"
 NO_TENANT = "00000000-0000-0000-0000-000000000000"
 # The enumeration AuditLogRecordType has no number for what is no product of Microsoft's.
 RECORD_TYPE = 0
@@ -23,19 +26,40 @@ REGULAR, APPLICATION = 0, 5
 _O365_RESULTS = {"Success": "Succeeded", "Failure": "Failed"}
 
 
+def published(record: Record) -> dict[str, Any] | None:
+    """Name every field as the published system does, and add to its properties what leads back to the event.
+
+    It invents no values: what an event does not say is null, where the published system wrote a default.
+    """
+    if not record.purview_compatible:
+        return None
+    return {
+        **_top_level(record, PUBLISHED_CATEGORY),
+        "identity": {"claim": [{"typ": UPN, "val": f"{record.actor}@local"}] if record.actor else []},
+        "properties": {
+            "resource": record.command,
+            "command": record.command,
+            "args": record.args,
+            "clientApp": record.client_app,
+            "schemaVersion": record.schema_version,
+            "auditId": record.audit_id,
+            "tenantId": record.tenant_id,
+            "federatedSource": record.federated_source,
+            "bypassLLM": record.bypass_llm,
+            "queryIntent": record.query_intent,
+            "trustScore": record.trust_score,
+            "metadata": record.metadata,
+            **_origin(record),
+        },
+    }
+
+
 def azure(record: Record) -> dict[str, Any] | None:
     if not record.purview_compatible:
         return None
     claims = (("name", record.actor), ("appid", record.client_app), ("tid", record.tenant_id))
     return {
-        "time": record.time_text,
-        "operationName": record.operation,
-        "category": CATEGORY,
-        "correlationId": record.correlation_id,
-        "resultType": record.result,
-        "resultSignature": record.result_signature,
-        "durationMs": record.duration_ms,
-        "callerIpAddress": record.caller_ip_address,
+        **_top_level(record, CATEGORY),
         "identity": {"claim": [{"typ": typ, "val": val} for typ, val in claims if val]},
         "properties": _properties(record),
     }
@@ -69,6 +93,19 @@ def o365(record: Record) -> dict[str, Any] | None:
     return {**found, "ResultStatus": result} if result else found
 
 
+def _top_level(record: Record, category: str) -> dict[str, Any]:
+    return {
+        "time": record.time_text,
+        "operationName": record.operation,
+        "category": category,
+        "correlationId": record.correlation_id,
+        "resultType": record.result,
+        "resultSignature": record.result_signature,
+        "durationMs": record.duration_ms,
+        "callerIpAddress": record.caller_ip_address,
+    }
+
+
 def _properties(record: Record) -> dict[str, Any]:
     return {
         "audit_id": record.audit_id,
@@ -84,6 +121,13 @@ def _properties(record: Record) -> dict[str, Any]:
         "bypass_llm": record.bypass_llm,
         "schema_version": record.schema_version,
         "metadata": record.metadata,
+        **_origin(record),
+    }
+
+
+def _origin(record: Record) -> dict[str, Any]:
+    """The event that a line is of; by it the file tells what it holds."""
+    return {
         "kind": record.event.kind.decode(),
         "source": record.event.source.decode(),
         "event_id": record.event.event_id,

@@ -9,7 +9,6 @@ from typing import cast, get_args
 
 import msgspec
 
-from audit_stream.addresses import blanked
 from audit_stream.client.arguments import authorization_of
 from audit_stream.daemon import Listen, level, listen, spine_url
 from audit_stream.errors import Misconfigured
@@ -87,13 +86,9 @@ def check_database_url(url: str) -> None:
     if not url:
         raise Misconfigured("DATABASE_URL is not set: name the database, such as postgresql://user@localhost/app")
     check_psycopg()
-    import psycopg
-    from psycopg.conninfo import conninfo_to_dict
+    from audit_stream.database import parameters_of
 
-    try:
-        conninfo_to_dict(url)
-    except psycopg.ProgrammingError as error:
-        raise Misconfigured(f"DATABASE_URL: {blanked(str(error).strip())}") from error
+    parameters_of(url)
 
 
 def _format(text: str) -> purview.Format:

@@ -12,7 +12,11 @@ VARIABLES = {
     "DATABASE_URL": Variable("", "the database: postgresql://user@host/name, or what else libpq takes"),
     "LOG_DIR": Variable("", "the folder in which purview, trust and jsonl have theirs"),
     "TENANT_ID": Variable("", "the tenant of events that name none"),
-    "PURVIEW_FORMAT": Variable("azure", "azure: Azure Monitor resource logs; o365: Office 365 Management Activity"),
+    "PURVIEW_FORMAT": Variable(
+        "published",
+        "published: audit-event-system's names; azure: Azure Monitor resource logs;"
+        " o365: Office 365 Management Activity",
+    ),
     "JSONL_ROTATE": Variable("day", "day, or a size such as 100M: when jsonl begins a new file"),
     "LOG_GZIP": Variable("off", "on: files of past days, or full ones, become .gz"),
     "LOG_LEVEL": Variable("INFO", "least severe message to log: DEBUG, INFO, WARNING or ERROR"),

@@ -5,7 +5,7 @@ from typing import Any
 
 import psycopg
 
-from audit_stream.database import transaction
+from audit_stream.database import SCHEMA_OWNERS, check_owners, transaction
 from audit_stream.errors import Misconfigured
 
 MIGRATIONS = {
@@ -13,10 +13,13 @@ MIGRATIONS = {
 }
 NEWEST = max(MIGRATIONS)
 
-_BEGIN = """
+# First the schema, then the check of what it holds: nobody can put anything into a new one in between.
+_SCHEMA = """
 SELECT pg_advisory_xact_lock(hashtext('audit_events.migrations'));
 SET LOCAL client_min_messages = warning;
-CREATE SCHEMA IF NOT EXISTS audit_events;
+CREATE SCHEMA IF NOT EXISTS audit_events
+"""
+_MIGRATIONS = """
 CREATE TABLE IF NOT EXISTS audit_events.migrations (
     version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now()
 )
@@ -26,11 +29,14 @@ CREATE TABLE IF NOT EXISTS audit_events.migrations (
 def init(url: str) -> tuple[int, int]:
     """Apply the migrations that are missing, all or none; the version before (0 for none) and after.
 
-    Raises Misconfigured with the server's words when it cannot be done.
+    Raises Misconfigured with the server's words when it cannot be done, and when what is there under the name
+    audit_events belongs to somebody who is neither this role nor a superuser: then nothing there was used.
     """
     with transaction(url) as connection:
-        for statement in _BEGIN.split(";"):
+        for statement in _SCHEMA.split(";"):
             connection.execute(statement.encode())
+        check_owners(connection, "audit_events")
+        connection.execute(_MIGRATIONS.encode())
         before = _version(connection)
         if before > NEWEST:
             raise Misconfigured(too_new(before))
@@ -42,7 +48,8 @@ def init(url: str) -> tuple[int, int]:
 
 def script() -> str:
     """What `init` does to an empty database, as one text."""
-    parts = ["BEGIN;", f"{_BEGIN.strip()};"]
+    checked = "SELECT set_config('audit_stream.checked_schema', 'audit_events', true);"
+    parts = ["BEGIN;", f"{_SCHEMA.strip()};", checked, SCHEMA_OWNERS.read_text().strip(), f"{_MIGRATIONS.strip()};"]
     for version, text in MIGRATIONS.items():
         parts += [text.strip(), f"INSERT INTO audit_events.migrations (version) VALUES ({version});"]
     return "\n".join([*parts, "COMMIT;"])

@@ -6,6 +6,8 @@
 -- without psql, and `audit-stream postgres install --print` prints one text to paste into a web console.
 BEGIN;
 SET LOCAL client_min_messages = warning;
+-- First the schema, then the check of what it holds: nobody can put anything into a new one in between.
 CREATE SCHEMA IF NOT EXISTS audit_stream;
-\ir audit_stream--0.2.0.sql
+\ir ../../schema_owners.sql
+\ir audit_stream.sql
 COMMIT;

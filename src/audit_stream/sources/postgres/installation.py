@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import psycopg
 from psycopg.rows import namedtuple_row
 
-from audit_stream.database import transaction
+from audit_stream.database import SCHEMA_OWNERS, check_owners, transaction
 from audit_stream.errors import Misconfigured, Refused
 from audit_stream.sources.postgres.outbox import LEAD
 
@@ -51,31 +51,35 @@ def version() -> str:
 
 def script() -> str:
     """All of audit_stream as one text, without CREATE EXTENSION: what install.sql says, in one piece."""
-    body = (HERE / f"audit_stream--{version()}.sql").read_text()
-    return (HERE / "install.sql").read_text().replace(f"\\ir audit_stream--{version()}.sql\n", body)
+    text = (HERE / "install.sql").read_text()
+    for path in (SCHEMA_OWNERS, HERE / "audit_stream.sql"):
+        name = "../../schema_owners.sql" if path is SCHEMA_OWNERS else path.name
+        text = text.replace(f"\\ir {name}\n", path.read_text())
+    return text
 
 
 def install(url: str) -> tuple[str | None, str]:
-    """Install, upgrade, or mend; the version before, None for none, and the one that is there now.
+    """Install, upgrade, or repair; the version before, None for none, and the one that is there now.
 
-    All or nothing. Raises Misconfigured with the server's words when it cannot be done.
+    All or nothing. Raises Misconfigured with the server's words when it cannot be done, and when what is there under
+    the name audit_stream belongs to somebody who is neither this role nor a superuser: then nothing there was called.
     """
     with transaction(url) as connection:
+        connection.execute(_ALONE)
+        connection.execute("SET LOCAL client_min_messages = warning")
         before = _installed(connection)
         if before and _number(before[0]) > _number(version()):
             raise Misconfigured(
                 f"audit_stream {before[0]} is installed, and this is the older {version()}: upgrade audit-stream"
             )
-        connection.execute(_ALONE)
-        connection.execute("SET LOCAL client_min_messages = warning")
         if before and before[1] == "extension":
             # Its files are the server's, put there by `make install`.
             connection.execute("ALTER EXTENSION audit_stream UPDATE")
         else:
             # One transaction is under way already, and it is ours to end.
-            body = (HERE / f"audit_stream--{version()}.sql").read_bytes()
             connection.execute("CREATE SCHEMA IF NOT EXISTS audit_stream")
-            connection.execute(body)
+            check_owners(connection, "audit_stream")
+            connection.execute((HERE / "audit_stream.sql").read_bytes())
         after = _installed(connection)
         assert after
         return before and before[0], after[0]
@@ -137,18 +141,20 @@ def status(url: str) -> Status | None:
 
 
 def _installed(connection: "psycopg.Connection[Any]") -> tuple[str, How] | None:
+    """The installed version, read from the catalog alone, once everything there is known to be trusted."""
+    check_owners(connection, "audit_stream")
     row = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'audit_stream'").fetchone()
     if row:
         return row[0], "extension"
-    names = connection.execute(
-        "SELECT to_regprocedure('audit_stream.version()')::oid, to_regclass('audit_stream.watches')::oid"
+    row = connection.execute(
+        "SELECT (SELECT substring(prosrc FROM '[0-9]+[.][0-9]+[.][0-9]+') FROM pg_proc"
+        "   WHERE oid = to_regprocedure('audit_stream.version()')),"
+        " to_regclass('audit_stream.watches')::oid"
     ).fetchone()
-    assert names
-    if names[0]:
-        row = connection.execute("SELECT audit_stream.version()").fetchone()
-        assert row
+    assert row
+    if row[0]:
         return row[0], "script"
-    return ("0.1.0", "script") if names[1] else None
+    return ("0.1.0", "script") if row[1] else None
 
 
 def _number(text: str) -> list[int]:

@@ -17,7 +17,6 @@ from audit_stream.database import connect, first_line
 from audit_stream.errors import Misconfigured
 from audit_stream.sources.postgres.changes import Change
 
-CHANNEL = "audit_stream"
 # Any number that nobody else locks: "audit" in ASCII.
 LEAD = 0x6175646974
 # Held while the relay sleeps, and shared by every transaction that found it awake: see audit_stream.record().
@@ -27,7 +26,7 @@ APPLICATION_NAME = "audit-stream-bridge"
 # Losing the end of what we committed costs nothing: the rows are back, and are sent again under the same keys.
 _SESSION = """
 SET synchronous_commit = off; SET statement_timeout = '60s'; SET search_path = pg_catalog, pg_temp;
-LISTEN audit_stream
+LISTEN audit_stream_wake
 """
 
 # Oldest first, as many as fit. The size of a text is known without reading it; the first is taken whatever its size.
