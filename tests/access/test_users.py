@@ -113,6 +113,15 @@ def test_new_tokens_are_added_to_a_file_that_then_holds_their_hashes_alone(comma
     assert listed == ["a", "b"]
 
 
+def test_a_quiet_token_is_all_that_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    done = run("token", "new", "a", "--scope", "read", "--quiet", "--file", str(path))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert read_entries(path)[0].sha256 == digest_of(done.stdout.removesuffix(b"\n")).hex()
+    done = run("token", "new", "a", "--scope", "read", "-q")
+    assert digest_of(done.stdout.removesuffix(b"\n")).hex() in done.stderr.decode()
+
+
 def test_a_name_that_is_taken_leaves_the_file_as_it_was(command: Run, tmp_path: Path) -> None:
     path = tmp_path / "tokens.toml"
     command("token", "new", "a", "--scope", "read", "--file", str(path))

@@ -149,6 +149,12 @@ def test_a_payload_that_is_not_json_is_refused_before_it_is_sent(server: ServerP
     assert server.get("/stats").json()["count"] == 0
 
 
+def test_the_flag_with_the_bad_payload_is_named_once() -> None:
+    said = run("append", "--kind", "other", "--source", "me", "--payload", "{", url=NOWHERE).stderr.decode()
+    assert said.startswith("audit-stream: --payload: it is not JSON: ")
+    assert said.count("--payload") == 1
+
+
 def test_the_same_idempotency_key_gives_the_same_receipt(server: ServerProcess) -> None:
     flags = ("append", "--kind", "other", "--source", "me", "--idempotency-key", "schlüssel 1")
     first, second = run(*flags, url=server.url), run(*flags, url=f"{server.url}/")

@@ -72,7 +72,7 @@ def _payload(text: str | None) -> bytes:
     """The text as it was given, once it is known to be JSON: the server must see the numbers as they were written."""
     if text is None:
         return b"{}"
-    where, raw = "--payload", b""
+    where, raw = "it", b""
     try:
         if text == "-":
             where, raw = "standard input", sys.stdin.buffer.read()
