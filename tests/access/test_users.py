@@ -14,7 +14,7 @@ from audit_stream.client import AuditClient, Event
 from audit_stream.errors import Forbidden, Misconfigured, Pushback
 from tests.access.conftest import Guarded
 from tests.access.holders import Holder
-from tests.e2e.terminal import Answer, ScriptedServer, on_terminal
+from tests.e2e.terminal import Answer, ScriptedServer, on_terminal, run
 
 Run = Callable[..., str]
 
