@@ -34,7 +34,10 @@ MISTAKES: list[tuple[Any, str]] = [
     (["l"], "payload: a list is not a JSON object; give a dict"),
     ("text", "payload: a str is not a JSON object; give a dict"),
     ({"id": UUID(int=1)}, "payload.id is a UUID, which JSON has no form for; use str()"),
-    ({"a": {"b": [{"at": datetime.now(UTC)}]}}, "payload.a.b[0].at is a datetime, which JSON has no form for; use .iso"),
+    (
+        {"a": {"b": [{"at": datetime.now(UTC)}]}},
+        "payload.a.b[0].at is a datetime, which JSON has no form for; use .iso",
+    ),
     ({"a b": [Decimal(1)]}, "payload['a b'][0] is a Decimal, which JSON has no form for; use str()"),
     ({"t": timedelta(1)}, "payload.t is a timedelta, which JSON has no form for; use .total_seconds()"),
     ({"c": Colour.RED}, "payload.c is a Colour, which JSON has no form for; use its .value"),

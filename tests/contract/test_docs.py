@@ -133,8 +133,12 @@ def test_settings_that_operators_are_told_of_exist() -> None:
 def test_no_line_installs_somebody_else_s_package() -> None:
     """`audit-stream` on the package index is another product: only a checkout or a wheel of ours may be installed."""
     files = [*PAGES, *(ROOT / "src").rglob("*.py"), *(ROOT / "deploy").rglob("*"), *(ROOT / "examples").rglob("*")]
-    files += [ROOT / name for name in ("CONTRIBUTING.md", "Makefile", "Dockerfile", "docker-compose.yml", "pyproject.toml")]
-    stranger = re.compile(r"""\b(?:pip|pipx|uv)\b[^\n`]*?\b(?:install|add|run)\s[^\n`]*?(?<![\w./-])audit-stream(?![\w/-])""")
+    files += [
+        ROOT / name for name in ("CONTRIBUTING.md", "Makefile", "Dockerfile", "docker-compose.yml", "pyproject.toml")
+    ]
+    stranger = re.compile(
+        r"""\b(?:pip|pipx|uv)\b[^\n`]*?\b(?:install|add|run)\s[^\n`]*?(?<![\w./-])audit-stream(?![\w/-])"""
+    )
     assert stranger.search("    pip install -q 'audit-stream[otel]'")
     found = [
         f"{file.relative_to(ROOT)}: {match.group()}"

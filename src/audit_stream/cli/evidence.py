@@ -73,7 +73,7 @@ def evidence(
             except OSError as error:
                 raise Failed(f"--bus: {path} cannot be read: {error.strerror or error}", exit_code=2) from error
         try:
-            with replacing(out) as replacement:
+            with replacing(out, private=True) as replacement:
                 digest = pack.finish(replacement.file, asked)
                 replacement.commit()
         except OSError as error:
