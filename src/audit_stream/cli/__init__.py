@@ -34,6 +34,15 @@ USAGE = 2
 INTERRUPTED = 130
 
 
+GROUPS: dict[str, tuple[click.Command, ...]] = {
+    "Run": (serve, doctor, stats, backup, restore, reindex, accept_loss, token, completion),
+    "Write": (append, import_),
+    "Read": (tail, query, export),
+    "Prove": (verify, evidence),
+    "Connect": (bus, postgres, kafka, project),
+}
+
+
 class Root(click.RichGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which they are met, not the alphabet's
@@ -45,7 +54,14 @@ class Root(click.RichGroup):
 
 
 @click.group(cls=Root, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.rich_config({"options_table_column_types": ["opt_all_metavar", "help"]})
+@click.rich_config(
+    {
+        "options_table_column_types": ["opt_all_metavar", "help"],
+        "command_groups": {
+            "audit-stream": [{"name": name, "commands": [str(c.name) for c in group]} for name, group in GROUPS.items()]
+        },
+    }
+)
 @click.version_option(__version__, message="audit-stream %(version)s")
 @click.pass_context
 def root(ctx: click.Context) -> int | None:
@@ -61,13 +77,6 @@ def root(ctx: click.Context) -> int | None:
     return None
 
 
-GROUPS: dict[str, tuple[click.Command, ...]] = {
-    "Run": (serve, doctor, stats, backup, restore, reindex, accept_loss, token, completion),
-    "Write": (append, import_),
-    "Read": (tail, query, export),
-    "Prove": (verify, evidence),
-    "Connect": (bus, postgres, kafka, project),
-}
 for command in (command for group in GROUPS.values() for command in group):
     root.add_command(command)
 

@@ -134,12 +134,10 @@ class Unusual(NamedTuple):
     timestamp: str
 
     def __str__(self) -> str:
-        many = (
-            f"{self.events:,} events have timestamps that are"
-            if self.events > 1
-            else "one event has a timestamp that is"
+        are = "events have timestamps that are" if self.events > 1 else "event has a timestamp that is"
+        return (
+            f"{self.events:,} {are} not RFC 3339 with offset, the first of them #{self.first}: {self.timestamp[:64]!r}"
         )
-        return f"{many} not RFC 3339 with offset, the first of them #{self.first}: {self.timestamp[:64]!r}"
 
 
 def unusual_in(plan: Plan) -> Unusual | None:
