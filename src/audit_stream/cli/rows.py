@@ -18,11 +18,7 @@ from audit_stream.cli.output import Event, kind_style, printable
 
 DEFAULT = ("id", "time", "kind", "source", "payload")
 PAYLOAD = "payload"
-_NARROW = 100
 _INDENT = 9
-_LONGEST = {"kind": 33, "source": 24}
-"""A column that is longer is cut in its middle: the names of kinds differ at their ends."""
-_LONGEST_NARROW = {"kind": 20, "source": 13}
 _BARE = re.compile(r"[^\s\"'=,\[\]{}]+")
 _STYLES = {"id": "bold", "time": "dim", "timestamp": "dim", PAYLOAD: "dim", "hash": "dim", "prev_hash": "dim"}
 
@@ -49,6 +45,12 @@ columns_option = click.option(
 wide_option = click.option("--wide", is_flag=True, help="cut nothing: lines as long as the events need")
 
 
+def _longest(width: int | None) -> dict[str, int]:
+    """Return how wide a column may get. A longer one is cut in its middle: names of kinds differ at their ends."""
+    width = width or 160
+    return {"kind": 20 if width < 100 else 33, "source": max(13, width // 6)}
+
+
 class Rows:
     """Lays events out, one after the other. Widths come from `sample`; without one there is room for most."""
 
@@ -64,13 +66,13 @@ class Rows:
         self._out, self._columns, self._time_format = out, tuple(columns or DEFAULT), time_format
         # Away from a terminal there is no width to keep to.
         self._width = None if wide or not out.is_terminal else out.width
-        longest = _LONGEST_NARROW if self._width and self._width < _NARROW else _LONGEST
+        longest = _longest(self._width)
         self._widths = {name: self._width_of(name, longest.get(name), sample) for name in self._columns[:-1]}
 
     def _width_of(self, name: str, longest: int | None, sample: Sequence[Event]) -> int:
         usual = {"id": 6, "time": 8, "kind": longest or 0, "source": longest or 0}
         found = max((cell_len(self._cell(name, event)) for event in sample), default=usual.get(name, 12))
-        longest = longest or (None if name in CELLS else _LONGEST["source"])
+        longest = longest or (None if name in CELLS else _longest(self._width)["source"])
         return max(found if self._width is None or longest is None else min(found, longest), cell_len(name))
 
     def _cell(self, name: str, event: Event) -> str:
