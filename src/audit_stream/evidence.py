@@ -4,14 +4,19 @@ import asyncio
 import gzip
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from time import monotonic, time
 from typing import IO, NamedTuple, cast
+
+import msgspec
 
 from audit_stream.chain import START, Event, Head, Verdict, verify
 from audit_stream.exported import Exported, Times, read_line
 from audit_stream.parallel import Tell, in_processes, split, usable_cores
 
+_array = msgspec.json.Decoder(list[msgspec.Raw])
 MAX_LINE_BYTES = 64 * 1024 * 1024
 WORTHWHILE_BYTES = 16 * 1024 * 1024
 """So much pays for a process."""
@@ -209,6 +214,32 @@ def opened(path: Path) -> IO[bytes]:
     with path.open("rb") as file:
         packed = file.read(2) == b"\x1f\x8b"
     return cast("IO[bytes]", gzip.open(path)) if packed else path.open("rb")
+
+
+@contextmanager
+def one_event_a_line(path: Path) -> Iterator[Path]:
+    """Yield a file with an event a line: `path`, or a copy of the JSON array in it. Raises OSError, ValueError.
+
+    An array is what `GET /events` answers, the published 0.1.0's included.
+    """
+    with opened(path) as file:
+        try:
+            is_array = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            is_array = False  # checking the lines comes to it again, and says where
+    if not is_array:
+        yield path
+        return
+    with opened(path) as file:
+        try:
+            items = _array.decode(file.read().removeprefix(b"\xef\xbb\xbf"))
+        except (msgspec.DecodeError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ValueError(f"it begins as a JSON array of events, and is none: {error}") from error
+    with NamedTemporaryFile(prefix="audit-stream.") as lines:
+        # The ends of lines in it are white space: within a text they would be escaped.
+        lines.writelines(bytes(item).replace(b"\r", b" ").replace(b"\n", b" ") + b"\n" for item in items)
+        lines.flush()
+        yield Path(lines.name)
 
 
 def unpacked_bytes(path: Path) -> int:

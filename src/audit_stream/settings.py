@@ -350,7 +350,7 @@ VARIABLES: dict[str, Variable] = {
         "least severe message to log: debug, info (a line a request), warning or error",
     ),
     "AUDIT_STREAM_OTEL": Variable(
-        "otel", _switch, "off", "on: OpenTelemetry traces, to where the OTEL_ variables say; needs audit-stream[otel]"
+        "otel", _switch, "off", "on: OpenTelemetry traces, to where the OTEL_ variables say; needs the extra otel"
     ),
 }
 

@@ -14,7 +14,7 @@ from audit_stream.client import AuditClient, Event
 from audit_stream.errors import Forbidden, Misconfigured, Pushback
 from tests.access.conftest import Guarded
 from tests.access.holders import Holder
-from tests.e2e.terminal import Answer, ScriptedServer, on_terminal
+from tests.e2e.terminal import Answer, ScriptedServer, on_terminal, run
 
 Run = Callable[..., str]
 
@@ -111,6 +111,15 @@ def test_new_tokens_are_added_to_a_file_that_then_holds_their_hashes_alone(comma
     assert read_entries(tmp_path / "joined.toml") == (a, b)
     listed = [json.loads(line)["name"] for line in command("token", "check", str(path)).splitlines()]
     assert listed == ["a", "b"]
+
+
+def test_a_quiet_token_is_all_that_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.toml"
+    done = run("token", "new", "a", "--scope", "read", "--quiet", "--file", str(path))
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert read_entries(path)[0].sha256 == digest_of(done.stdout.removesuffix(b"\n")).hex()
+    done = run("token", "new", "a", "--scope", "read", "-q")
+    assert digest_of(done.stdout.removesuffix(b"\n")).hex() in done.stderr.decode()
 
 
 def test_a_name_that_is_taken_leaves_the_file_as_it_was(command: Run, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The evidence pack, checked in an empty interpreter; and the way from the chain back to a log."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from audit_stream.bus import BusWriter, verify
+from audit_stream.chain import link_hash, parse
+from audit_stream.event import to_json
 from audit_stream.sources.bus import Mapped, Relay
 from tests.bus.typed import Typing
 from tests.harness import ROOT, ServerProcess
@@ -75,7 +78,7 @@ def test_a_pack_is_checked_with_nothing_but_the_standard_library(packed: Path, l
     assert "events.jsonl: 4 events" in said
     assert "bus/local.jsonl: lines to #1" in said
     assert "3 signed, signatures not checked" in said
-    assert said.splitlines()[-1].startswith("intact")
+    assert "\nconsistent, not compared  the pack of " in said
     assert (packed / "bus" / "relayed-1.jsonl").read_bytes() == log.bus_path.read_bytes()
     heads = json.loads((packed / "heads.json").read_text())
     assert [pin["holds"] for pin in heads["pins"]] == [True]
@@ -90,6 +93,7 @@ def test_a_pack_is_checked_with_nothing_but_the_standard_library(packed: Path, l
 def test_the_commands_of_verify_md_are_those_that_check_it(packed: Path) -> None:
     text = (packed / "VERIFY.md").read_text()
     assert "    python3 -I -S check.py\n" in text
+    assert "    python3 -I -S check.py --expect ID:HASH --manifest SHA256\n" in text
     for name in ("events.jsonl", "heads.json", "verdict.json", "manifest.json", "check.py", "chain.py"):
         assert f"`{name}`" in text
         assert (packed / name).exists()
@@ -123,7 +127,7 @@ def test_every_tampering_with_a_pack_is_found(packed: Path, tmp_path: Path) -> N
         ),
         "an event is removed": (lambda f: without_line(f, "events.jsonl", 1), "event_id should be"),
         "the last event is removed": (lambda f: without_line(f, "events.jsonl", 3), "events.jsonl ends with event"),
-        "an event is no event": (lambda f: replaced(f, "events.jsonl", b'"kind"', b'"kand"'), "not an event"),
+        "an event is no event": (lambda f: replaced(f, "events.jsonl", b'"kind"', b'"kand"'), "line 1: not an event"),
         "a line is changed": (lambda f: replaced(f, "bus/relayed-1.jsonl", b"two", b"ten"), "line 2: hash mismatch"),
         "a line is removed": (lambda f: without_line(f, "bus/relayed-1.jsonl", 0), "line 1: seq should be 1, got 2"),
         "the last line is removed": (lambda f: without_line(f, "bus/relayed-1.jsonl", 2), "ends with line #2"),
@@ -140,6 +144,108 @@ def test_every_tampering_with_a_pack_is_found(packed: Path, tmp_path: Path) -> N
             assert code == 1, (how, said)
             assert why in said, (how, said)
             assert ("another SHA-256" in said) != mended
+
+
+def test_a_line_that_was_rehashed_no_longer_links_onto_the_one_before(packed: Path) -> None:
+    path = packed / "bus/relayed-1.jsonl"
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    lines[1]["message"], lines[1]["prev_hash"] = "ten", "ab" * 32
+    body = {name: value for name, value in lines[1].items() if name not in ("hash", "mac")}
+    lines[1]["hash"] = lines[2]["prev_hash"] = sha256(
+        json.dumps(body, sort_keys=True, separators=(",", ":")).encode()
+    ).hexdigest()
+    body = {name: value for name, value in lines[2].items() if name not in ("hash", "mac")}
+    lines[2]["hash"] = sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    mend_manifest(packed)
+    code, said = check(packed)
+    assert (code, "bus/relayed-1.jsonl, line 2: prev_hash mismatch" in said) == (1, True), said
+
+
+def rewritten(folder: Path, *, number: int) -> str:
+    """Change an event, and link all after it anew; return the hash of the last."""
+    path = folder / "events.jsonl"
+    lines = path.read_bytes().splitlines()
+    events = [parse(line) for line in lines]
+    events[number] = events[number]._replace(source=b"somebody-else")
+    for at in range(number, len(events)):
+        prev = events[at - 1].hash if at else events[0].prev_hash
+        linked = events[at]._replace(prev_hash=prev)
+        events[at] = linked._replace(hash=link_hash(*linked[:6]))
+    path.write_bytes(b"".join(to_json(event) + b"\n" for event in events))
+    return events[-1].hash.decode()
+
+
+def test_events_that_were_written_anew_as_a_whole_end_with_another_hash(packed: Path) -> None:
+    head = json.loads((packed / "heads.json").read_text())["events"]["head"]
+    hash_ = rewritten(packed, number=1)
+    mend_manifest(packed)
+    code, said = check(packed)
+    assert code == 1
+    assert f"events.jsonl ends with the hash {hash_}, and heads.json names {head['hash']}" in said
+
+
+def test_a_pack_that_was_made_anew_as_a_whole_is_consistent_and_contradicts_what_was_noted(packed: Path) -> None:
+    head = json.loads((packed / "heads.json").read_text())["events"]["head"]
+    digest = sha256((packed / "manifest.json").read_bytes()).hexdigest()
+    noted = ("--expect", f"{head['event_id']}:{head['hash']}", "--manifest", digest)
+    code, said = check(packed, *noted)
+    assert (code, "\nintact, and as noted  the pack of " in said) == (0, True), said
+    assert f"\nhead      {head['event_id']}:{head['hash']}\nmanifest  {digest}\n" in said
+    assert "It does not show who made the pack, or when" in said.splitlines()[-1]
+
+    hash_ = rewritten(packed, number=1)
+    replaced(packed, "heads.json", head["hash"].encode(), hash_.encode())
+    mend_manifest(packed)
+    code, said = check(packed)
+    assert code == 0
+    assert "consistent, not compared" in said
+    assert "or that it was not made\nanew as a whole" in said
+    for arguments in (noted[:2], noted[2:], noted):
+        code, said = check(packed, *arguments)
+        assert (code, "\nbroken  the pack of" in said, "was noted" in said) == (1, True, True), said
+
+
+def test_what_cannot_be_compared_is_said_with_exit_code_2(packed: Path) -> None:
+    first = json.loads((packed / "heads.json").read_text())["events"]["before"]["event_id"]
+    for arguments, why in (
+        (["--nonsense"], "unknown argument '--nonsense'"),
+        (["more"], "unknown argument 'more'"),
+        (["--expect"], "--expect needs a value"),
+        (["--expect", "4417:deadbeef"], "is not ID:HASH"),
+        (["--manifest", "dead"], "is not a SHA-256"),
+        (["--key", "nowhere"], "nowhere"),
+        (["--expect=1:" + "0" * 64], f"the pack begins with event #{first + 1}, after the noted #1"),
+    ):
+        if first < 2 and "after the noted" in why:
+            continue
+        code, said = check(packed, *arguments)
+        assert (code, why in said) == (2, True), said
+    code, said = check(packed, "--expect", f"{10**9}:" + "0" * 64)
+    assert (code, "was noted, and the events end to" in said) == (1, True), said
+    assert check(packed, "--help")[0] == 0
+
+
+def test_an_old_python_is_told_what_the_check_needs() -> None:
+    text = (ROOT / "src/audit_stream/pack/check.py").read_text()
+    tree = ast.parse(text, feature_version=(3, 8))  # a newer form would be a SyntaxError there, before any sentence
+    imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert [alias.name for alias in imports[0].names] == ["sys"]
+    guard = tree.body.index(imports[0]) + 1
+    assert isinstance(tree.body[guard], ast.If)
+    old = text.replace("sys.version_info < (3, 10)", "sys.version_info < (9, 0)")
+    done = subprocess.run([sys.executable, "-I", "-S", "-"], input=old, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("check.py needs Python 3.10 or newer; this is Python 3.")
+
+
+def test_a_pack_is_for_its_owner_alone(tmp_path: Path, typed: Typing) -> None:
+    bus = write(tmp_path / "b.jsonl", "one")
+    out = tmp_path / "p.zip"
+    out.write_bytes(b"")
+    out.chmod(0o644)
+    assert typed("evidence", "--offline", "--bus", bus.bus_path, "--out", out).code == 0
+    assert out.stat().st_mode & 0o777 == 0o600
 
 
 def test_parts_that_are_missing_or_added_and_wrong_keys_are_found(packed: Path, tmp_path: Path) -> None:
@@ -192,7 +298,7 @@ def test_what_cannot_be_packed_leaves_no_pack(spine: ServerProcess, tmp_path: Pa
     out = tmp_path / "p.zip"
     for arguments, code, said in [
         (["--offline"], 2, "--offline needs a log"),
-        (["--since", "soon"], 2, "--since: 'soon' is not an RFC 3339"),
+        (["--since", "soon"], 2, "--since: 'soon' is not a time; write it like -1h"),
         (["--since", "2099-01-01T00:00:00Z", "--url", spine.url], 1, "no event was committed in that time"),
         (["--url", "http://127.0.0.1:1"], 1, "no server at"),
         (["--offline", "--bus", "nowhere"], 2, "nowhere cannot be read"),

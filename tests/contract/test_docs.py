@@ -128,3 +128,22 @@ def test_settings_that_operators_are_told_of_exist() -> None:
     for page in OPERATORS.glob("*.md"):
         named = set(re.findall(r"\bAUDIT_STREAM_[A-Z_]+\b", page.read_text()))
         assert named <= set(VARIABLES) | {"AUDIT_STREAM_URL", "AUDIT_STREAM_TOKEN"}, page.name
+
+
+def test_no_line_installs_somebody_else_s_package() -> None:
+    """`audit-stream` on the package index is another product: only a checkout or a wheel of ours may be installed."""
+    files = [*PAGES, *(ROOT / "src").rglob("*.py"), *(ROOT / "deploy").rglob("*"), *(ROOT / "examples").rglob("*")]
+    files += [
+        ROOT / name for name in ("CONTRIBUTING.md", "Makefile", "Dockerfile", "docker-compose.yml", "pyproject.toml")
+    ]
+    stranger = re.compile(
+        r"""\b(?:pip|pipx|uv)\b[^\n`]*?\b(?:install|add|run)\s[^\n`]*?(?<![\w./-])audit-stream(?![\w/-])"""
+    )
+    assert stranger.search("    pip install -q 'audit-stream[otel]'")
+    found = [
+        f"{file.relative_to(ROOT)}: {match.group()}"
+        for file in files
+        if file.is_file() and file.suffix not in (".png", ".svg")
+        for match in stranger.finditer(re.sub(r"(?:#|in a checkout).*$", "", file.read_text(), flags=re.M))
+    ]
+    assert found == []

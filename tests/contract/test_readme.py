@@ -65,7 +65,7 @@ def test_the_table_of_commands_is_the_command_line_s() -> None:
         check=True,
     ).stdout
     commands = {name.split()[1] for name in first_cells(section("Commands"))}
-    assert commands == set(re.findall(r"^[\s│|]*([\w-]+)\s{2,}\S", shown.partition("Commands")[2], flags=re.M))
+    assert commands == set(re.findall(r"^[\s│|]*([\w-]+)\s{2,}\S", shown.partition("─ Run ")[2], flags=re.M))
 
 
 def test_the_first_event_section_runs_as_typed(server: ServerProcess) -> None:

@@ -268,4 +268,4 @@ def test_without_psycopg_the_commands_say_what_to_install(tmp_path: Path) -> Non
         check=False,
     )
     assert done.returncode == 2
-    assert "pip install 'audit-stream[postgres]'" in done.stderr
+    assert "pip install '.[postgres]'" in done.stderr

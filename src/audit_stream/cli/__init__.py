@@ -10,13 +10,14 @@ from audit_stream.cli.accept_loss import accept_loss
 from audit_stream.cli.append import append
 from audit_stream.cli.backup import backup
 from audit_stream.cli.bus import bus
+from audit_stream.cli.completion import completion
 from audit_stream.cli.doctor import doctor
 from audit_stream.cli.evidence import evidence
 from audit_stream.cli.export import export
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.import_ import import_
 from audit_stream.cli.kafka import kafka
-from audit_stream.cli.output import complain, until_reader_leaves
+from audit_stream.cli.output import complain, tell, until_reader_leaves
 from audit_stream.cli.postgres import postgres
 from audit_stream.cli.project import project
 from audit_stream.cli.query import query
@@ -33,6 +34,15 @@ USAGE = 2
 INTERRUPTED = 130
 
 
+GROUPS: dict[str, tuple[click.Command, ...]] = {
+    "Run": (serve, doctor, stats, backup, restore, reindex, accept_loss, token, completion),
+    "Write": (append, import_),
+    "Read": (tail, query, export),
+    "Prove": (verify, evidence),
+    "Connect": (bus, postgres, kafka, project),
+}
+
+
 class Root(click.RichGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which they are met, not the alphabet's
@@ -44,26 +54,31 @@ class Root(click.RichGroup):
 
 
 @click.group(cls=Root, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.rich_config({"options_table_column_types": ["opt_all_metavar", "help"]})
+@click.rich_config(
+    {
+        "options_table_column_types": ["opt_all_metavar", "help"],
+        "command_groups": {
+            "audit-stream": [{"name": name, "commands": [str(c.name) for c in group]} for name, group in GROUPS.items()]
+        },
+    }
+)
 @click.version_option(__version__, message="audit-stream %(version)s")
 @click.pass_context
 def root(ctx: click.Context) -> int | None:
-    """The shared, append-only, hash-chained spine of governance events.
+    """The shared, append-only, hash-chained log of governance events.
 
-    Without a command it serves, as `audit-stream serve` does.
+    Without a command it starts the server, as `audit-stream serve` does.
     """
     if ctx.invoked_subcommand is None:
+        if sys.stderr.isatty():
+            tell("no command was given: starting the server, as `audit-stream serve` does; --help lists the commands")
         code: int = ctx.invoke(serve)
         return code
     return None
 
 
-for reading_and_writing in (serve, append, tail, query, verify, export, import_, evidence, bus):
-    root.add_command(reading_and_writing)
-for bringing_in_and_out in (postgres, kafka, project):
-    root.add_command(bringing_in_and_out)
-for tending in (stats, doctor, backup, restore, reindex, accept_loss, token):
-    root.add_command(tending)
+for command in (command for group in GROUPS.values() for command in group):
+    root.add_command(command)
 
 
 def main() -> NoReturn:

@@ -12,7 +12,8 @@ import rich_click as click
 
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option, url_option
-from audit_stream.cli.output import console, print_event, tell, wants_json, write_lines
+from audit_stream.cli.output import console, tell, wants_json, write_lines
+from audit_stream.cli.rows import Rows
 from audit_stream.errors import without_place
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _payload(text: str | None) -> bytes:
     """The text as it was given, once it is known to be JSON: the server must see the numbers as they were written."""
     if text is None:
         return b"{}"
-    where, raw = "--payload", b""
+    where, raw = "it", b""
     try:
         if text == "-":
             where, raw = "standard input", sys.stdin.buffer.read()
@@ -180,8 +181,8 @@ def _print_receipts(receipts: list[bytes], as_json: bool, *, replayed: bool) -> 
     if as_json:
         write_lines(receipts)
         return
-    out = console()
+    rows = Rows(console())
     for receipt in receipts:
         event = json.loads(receipt)
         note = " (it was appended before)" if replayed else ""
-        print_event(out, event, note=f"{str(event['hash'])[:16]}…{note}")
+        rows.print(event, note=f"{str(event['hash'])[:16]}…{note}")

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import Protocol
 
 from audit_stream.errors import Misconfigured
+from audit_stream.extras import install_extra
 
 
 class Daemon(Protocol):
@@ -30,4 +31,4 @@ def need(extra: str, *modules: str) -> None:
     """Raises Misconfigured naming the extra when it is not installed."""
     missing = [module for module in modules if not find_spec(module)]
     if missing:
-        raise Misconfigured(f"this needs {' and '.join(missing)}: pip install 'audit-stream[{extra}]'")
+        raise Misconfigured(f"this needs {' and '.join(missing)}: {install_extra(extra)}")

@@ -15,21 +15,22 @@ from audit_stream.cli.options import json_option, url_option
 from audit_stream.cli.output import console, wants_json, write_lines
 from audit_stream.cli.progress import progress
 from audit_stream.cli.verify import BROKEN, INTACT, pin_given
+from audit_stream.cli.when import FORMS, time_given
 from audit_stream.errors import Misconfigured, Refused
 from audit_stream.pin import Pin
 from audit_stream.timestamps import instant
 
 if TYPE_CHECKING:
     from audit_stream.cli.remote import Remote
-    from audit_stream.pack import Pack
+    from audit_stream.pack import Events, Pack
 
 PAGE = 1_000
 
 
 @click.command()
 @click.option("--out", metavar="FILE", required=True, type=click.Path(path_type=Path), help="the zip to write")
-@click.option("--since", metavar="TIME", help="what was committed at or after this RFC 3339 instant")
-@click.option("--until", metavar="TIME", help="what was committed before this RFC 3339 instant")
+@click.option("--since", metavar="TIME", callback=time_given, help=f"what was committed at or after this: {FORMS}")
+@click.option("--until", metavar="TIME", callback=time_given, help="what was committed before this, written the same")
 @click.option("--bus", "buses", metavar="FILE", multiple=True, type=click.Path(path_type=Path), help="a local log, too")
 @click.option("--offline", is_flag=True, help="only the local logs: no server is asked")
 @click.option("--expect", metavar="ID:HASH", callback=pin_given, help="an event and its hash as noted earlier")
@@ -52,7 +53,8 @@ def evidence(
     """Write a pack that anyone can check: events, bus lines, heads, pins, and the verdict.
 
     It holds a script that needs nothing but Python, and VERIFY.md says how to use it. Exit code: 0 all of it holds, 1
-    some does not, and the pack shows what; nothing takes FILE's place unless all of it is there.
+    some does not, and the pack shows what. FILE is for its owner alone, and nothing takes its place unless all of it is
+    there.
     """
     from audit_stream.atomic import replacing
     from audit_stream.pack import Pack, Window
@@ -65,7 +67,7 @@ def evidence(
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="audit-stream-evidence.")))
         pack = Pack(folder, datetime.now(UTC).isoformat(timespec="seconds"))
-        events = 0 if offline else _add_events(pack, url, {"since": since, "until": until}, pins)
+        events = None if offline else _add_events(pack, url, {"since": since, "until": until}, pins)
         lines = 0
         for path in buses:
             try:
@@ -73,22 +75,41 @@ def evidence(
             except OSError as error:
                 raise Failed(f"--bus: {path} cannot be read: {error.strerror or error}", exit_code=2) from error
         try:
-            with replacing(out) as replacement:
+            with replacing(out, private=True) as replacement:
                 digest = pack.finish(replacement.file, asked)
                 replacement.commit()
         except OSError as error:
             raise Failed(f"--out: {out} cannot be written: {error.strerror or error}", exit_code=2) from error
     if wants_json(as_json):
-        body = {"events": events, "lines": lines, "intact": pack.is_intact, "manifest_sha256": digest, "file": str(out)}
+        body = {
+            "events": events.total if events else 0,
+            "held": events.held if events else 0,
+            "scope": events.scope if events else None,
+            "lines": lines,
+            "intact": pack.is_intact,
+            "head": f"{pack.head.event_id}:{pack.head.hash.decode()}" if pack.head else None,
+            "manifest_sha256": digest,
+            "file": str(out),
+        }
         write_lines([msgspec.json.encode(body)])
     else:
         verdict = ("intact", "bold green") if pack.is_intact else ("broken: verdict.json says where", "bold red")
-        console().print(Text.assemble(verdict, f"  {events:,} events, {lines:,} bus lines, in {out}"))
-        console().print(Text.assemble(("  manifest  ", "dim"), digest))
-        console().print(
-            Text("Note the manifest's SHA-256 elsewhere. VERIFY.md in the pack says how to check it.", style="dim")
-        )
+        _print(pack, out, verdict, events, lines, digest)
     return INTACT if pack.is_intact else BROKEN
+
+
+def _print(pack: "Pack", out: Path, verdict: tuple[str, str], events: "Events | None", lines: int, digest: str) -> None:
+    count = f"{events.total:,} events" if events else "no events"
+    if events and events.held < events.total:
+        count += f", the first {events.held:,} hold"
+    shown = console()
+    shown.print(Text.assemble(verdict, f"  {count}, {lines:,} bus lines, in {out}"))
+    if events:
+        shown.print(Text.assemble(("  scope     ", "dim"), events.scope))
+    if pack.head:
+        shown.print(Text.assemble(("  head      ", "dim"), f"{pack.head.event_id}:{pack.head.hash.decode()}"))
+    shown.print(Text.assemble(("  manifest  ", "dim"), digest))
+    shown.print(Text("Note both elsewhere: check.py --expect HEAD --manifest SHA256 compares them.", style="dim"))
 
 
 def _instant(flag: str, text: str | None) -> datetime | None:
@@ -109,7 +130,7 @@ def _read_pin(path: Path | None) -> Pin | None:
         raise Misconfigured(f"--pin: {path} cannot be read: {error.strerror or error}") from error
 
 
-def _add_events(pack: "Pack", url: str, filters: dict[str, Any], pins: list[Pin]) -> int:
+def _add_events(pack: "Pack", url: str, filters: dict[str, Any], pins: list[Pin]) -> "Events":
     from audit_stream.cli.remote import Remote
     from audit_stream.cli.verdicts import Range, of_server
 

@@ -1,8 +1,6 @@
 """audit-stream export."""
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from typing import IO, Literal
 
 import msgspec
@@ -10,14 +8,13 @@ import rich_click as click
 from rich.text import Text
 
 from audit_stream.chain import START, Event, Head
+from audit_stream.cli.cells import csv_lines
 from audit_stream.cli.exporting import Exporting, Jsonl, Times, destination, from_redis, from_server
 from audit_stream.cli.local import with_stream
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, tell, wants_json, write_lines
 from audit_stream.cli.progress import progress
 from audit_stream.exported import COMMITTED_AT, format_ms
-
-FORMULA = tuple("=+-@\t\r\n＝＋－＠")  # OWASP, CSV injection
 
 
 @click.command()
@@ -53,13 +50,13 @@ def export(
     """Write the chain, or a range of it, to a file, one event a line.
 
     Each line is enough to recompute its hash: `audit-stream verify FILE` needs no server. The links are
-    checked on the way, and nothing takes the file's place unless all of it is there. Beside each event stands
-    the time of its commit, which is not hashed.
+    checked on the way, and nothing takes the file's place unless all of it is there. The file is for its owner
+    alone. Beside each event stands the time of its commit, which is not hashed.
     """
     choose_one(ctx, "url", "redis_url")
     if last is not None and last < first:
         raise click.UsageError(f"--to: {last} is before --from: {first}.")
-    with destination(out) as file, progress("exporting") as show:
+    with destination(out, private=True) as file, progress("exporting") as show:
         exporting = Exporting(first, last, _WRITERS[format_](file).write, show, timed=format_ != "bus")
         if redis_url:
             with_stream(redis_url, chain, lambda stream: from_redis(stream, exporting))
@@ -82,24 +79,15 @@ def export(
 class _Csv:
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
-        self._rows([[*Event._fields, COMMITTED_AT]])
+        file.write(csv_lines([[*Event._fields, COMMITTED_AT]]))
 
     def write(self, events: list[Event], times: Times) -> None:
-        self._rows(
-            [event.event_id, *(_cell(field) for field in event[1:]), "" if ms is None else format_ms(ms)]
-            for event, ms in zip(events, times, strict=True)
+        self._file.write(
+            csv_lines(
+                [event.event_id, *(field.decode() for field in event[1:]), "" if ms is None else format_ms(ms)]
+                for event, ms in zip(events, times, strict=True)
+            )
         )
-
-    def _rows(self, rows: Iterable[Sequence[object]]) -> None:
-        text = io.StringIO(newline="")
-        csv.writer(text).writerows(rows)
-        self._file.write(text.getvalue().encode())
-
-
-def _cell(field: bytes) -> str:
-    """The field as text that no spreadsheet takes for a formula."""
-    text = field.decode()
-    return f"'{text}" if text.startswith(FORMULA) or text.lstrip().startswith(FORMULA) else text
 
 
 class _Bus:

@@ -1,5 +1,6 @@
 """audit-stream import."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -7,7 +8,16 @@ import rich_click as click
 from rich.text import Text
 
 from audit_stream.cli.failures import Failed
-from audit_stream.cli.importing import Plan, into_server, make_plan, server_head, write_to_redis
+from audit_stream.cli.importing import (
+    Plan,
+    Unusual,
+    into_server,
+    lines_of,
+    make_plan,
+    server_head,
+    unusual_in,
+    write_to_redis,
+)
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, tell, wants_json, write_lines
 from audit_stream.cli.progress import progress
@@ -31,6 +41,11 @@ without_times_option = click.option(
     help="extra kinds, separated by commas; a server knows its own\n\nAUDIT_STREAM_KINDS, default: none",
 )
 @without_times_option
+@click.option(
+    "--as-recorded",
+    is_flag=True,
+    help="store timestamps that are not RFC 3339, such as `yesterday`, as they were recorded; needs --redis-url",
+)
 @json_option
 @click.pass_context
 def import_(
@@ -41,28 +56,49 @@ def import_(
     chain: str,
     kinds: str,
     without_times: bool,
+    as_recorded: bool,
     as_json: bool,
 ) -> None:
-    """Replay an export into an empty chain, timestamps kept, to the same head.
+    """Replay an export, or what GET /events answers, into an empty chain, timestamps kept, to the same head.
 
     The whole file is verified before the first event is written. What broke half way goes on when it is run again.
     With --redis-url commit times are kept too, so that --since and --until find the same; by URL they are not.
     """
     choose_one(ctx, "url", "redis_url")
-    if redis_url:
-        known = frozenset(VARIABLES["AUDIT_STREAM_KINDS"].parse("--kinds", kinds))
-        plan = write_to_redis(
-            file, redis_url, chain, timed=not without_times, check=lambda plan: _check_kinds(plan, known)
+    if as_recorded and not redis_url:
+        raise click.UsageError(
+            "--as-recorded needs --redis-url: a server takes such timestamps from nobody, so that producers cannot."
         )
-    else:
-        plan = _into_server(url, file)
+    unusual: Unusual | None = None
+
+    def check(plan: Plan, known: frozenset[str]) -> None:
+        nonlocal unusual
+        _check_kinds(plan, known)
+        unusual = unusual_in(plan)
+        if unusual and not as_recorded:
+            raise Failed(
+                f"{unusual}; nothing was written. To store them as they were recorded, hashes kept, import straight"
+                " into Redis: --redis-url … --as-recorded"
+            )
+
+    with lines_of(file) as lines:
+        if redis_url:
+            known = frozenset(VARIABLES["AUDIT_STREAM_KINDS"].parse("--kinds", kinds))
+            plan = write_to_redis(
+                lines, redis_url, chain, timed=not without_times, check=lambda plan: check(plan, known), shown=file
+            )
+        else:
+            plan = _into_server(url, lines, check, shown=file)
     tell_times(plan, by_url=not redis_url)
+    if unusual:
+        tell(f"stored as recorded: {unusual}")
     head = plan.end
     if wants_json(as_json):
         body = {
             "imported": plan.events,
             "head": {"event_id": head.event_id, "hash": head.hash.decode()},
             "commit_times": "kept" if plan.timed else "now",
+            "as_recorded": unusual.events if unusual else 0,
         }
         write_lines([msgspec.json.encode(body)])
     else:
@@ -70,12 +106,12 @@ def import_(
         console().print(Text.assemble(("imported", "bold green"), f"  {plan.events:,} events{after}, to the same head"))
 
 
-def _into_server(url: str, file: Path) -> Plan:
+def _into_server(url: str, file: Path, check: Callable[[Plan, frozenset[str]], None], *, shown: Path) -> Plan:
     from audit_stream.cli.remote import Remote
 
     with Remote(url) as remote:
-        plan = make_plan(file, server_head(remote), timed=False)
-        _check_kinds(plan, frozenset(remote.get("").json()["kinds"]))
+        plan = make_plan(file, server_head(remote), timed=False, shown=shown)
+        check(plan, frozenset(remote.get("").json()["kinds"]))
         with progress("importing") as show:
             into_server(remote, plan, show)
     return plan

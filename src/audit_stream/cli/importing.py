@@ -7,6 +7,7 @@ goes on where it was, and increments follow the backup that they belong to.
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -109,8 +110,64 @@ class _Times:
 # --- before the first write
 
 
-def make_plan(path: Path, head: Head, *, timed: bool) -> Plan:
-    """Check the file against the chain's head. Raises Failed, also for commit times that cannot be right if `timed`."""
+@contextmanager
+def lines_of(path: Path) -> "Iterator[Path]":
+    """Yield the file as one event a line, also where it is the JSON array that `GET /events` answers. Raises Failed."""
+    from audit_stream.evidence import one_event_a_line
+
+    with ExitStack() as stack:
+        try:
+            lines = stack.enter_context(one_event_a_line(path))
+        except OSError as error:
+            raise Failed(f"{path} cannot be read: {error.strerror or error}", exit_code=2) from error
+        except ValueError as error:
+            raise Failed(f"{path} is not imported: {error}; nothing was written") from error
+        yield lines
+
+
+class Unusual(NamedTuple):
+    """Events whose timestamp no producer may send today: a text that is not an RFC 3339 date-time with offset."""
+
+    events: int
+    first: int
+    """The event_id of the first of them."""
+    timestamp: str
+
+    def __str__(self) -> str:
+        are = "events have timestamps that are" if self.events > 1 else "event has a timestamp that is"
+        return (
+            f"{self.events:,} {are} not RFC 3339 with offset, the first of them #{self.first}: {self.timestamp[:64]!r}"
+        )
+
+
+def unusual_in(plan: Plan) -> Unusual | None:
+    """Look at the events to be written. Raises Failed for one that could not be read back from a chain."""
+    from audit_stream.errors import Refused
+    from audit_stream.event import is_readable
+    from audit_stream.evidence import events_of
+    from audit_stream.timestamps import check_timestamp
+
+    count, first = 0, None
+    for event in events_of(plan.path):
+        if event.event_id <= plan.start.event_id:
+            continue
+        if not is_readable(event):
+            raise Failed(
+                f"event #{event.event_id} cannot be stored as it was recorded: its payload or its timestamp is not what"
+                " JSON can hold (NaN, an infinity, or a control character); nothing was written"
+            )
+        try:
+            check_timestamp(event.timestamp.decode(), field="timestamp")
+        except Refused:
+            count, first = count + 1, first or event
+    return Unusual(count, first.event_id, first.timestamp.decode()) if first else None
+
+
+def make_plan(path: Path, head: Head, *, timed: bool, shown: Path | None = None) -> Plan:
+    """Check the file against the chain's head. Raises Failed, also for commit times that cannot be right if `timed`.
+
+    `shown` is the name that messages give the file, where it is another one.
+    """
     from audit_stream.evidence import check_file, unpacked_bytes
 
     try:
@@ -120,7 +177,7 @@ def make_plan(path: Path, head: Head, *, timed: bool) -> Plan:
     except OSError as error:
         raise Failed(f"{path} cannot be read: {error.strerror or error}", exit_code=2) from error
     if why_not := _why_not(report, head, timed=timed):
-        raise Failed(f"{path} is not imported: {why_not}; nothing was written")
+        raise Failed(f"{shown or path} is not imported: {why_not}; nothing was written")
     return Plan(path, report, head, timed and report.times.first_ms is not None)
 
 
@@ -177,9 +234,11 @@ def into_server(remote: "Remote", plan: Plan, show: "Show") -> None:
     check_end(server_head(remote), plan)
 
 
-def write_to_redis(path: Path, redis_url: str, chain: str, *, timed: bool, check: "Callable[[Plan], None]") -> Plan:
+def write_to_redis(
+    path: Path, redis_url: str, chain: str, *, timed: bool, check: "Callable[[Plan], None]", shown: Path | None = None
+) -> Plan:
     """Check the file against the chain, and write what the chain lacks. Raises Failed, AuditStreamError."""
-    plan = make_plan(path, with_stream(redis_url, chain, redis_head), timed=timed)
+    plan = make_plan(path, with_stream(redis_url, chain, redis_head), timed=timed, shown=shown)
     check(plan)
     with progress("importing") as show:
         with_stream(redis_url, chain, lambda stream: into_redis(stream, plan, show))

@@ -4,7 +4,6 @@ A program is whatever reads when standard output is not a terminal. Text that ca
 never markup, and nothing in it reaches the terminal as a control character.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,7 +46,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def write_lines(lines: Iterable[bytes]) -> None:
     """Write JSON lines, byte for byte as they came, and hand them on at once."""
-    left = memoryview(b"".join(line + b"\n" for line in lines))
+    write(b"".join(line + b"\n" for line in lines))
+
+
+def write(data: bytes) -> None:
+    """Write to standard output, and hand it on at once."""
+    left = memoryview(data)
     while left:  # unbuffered (PYTHONUNBUFFERED), a write may stop short
         left = left[sys.stdout.buffer.write(left) :]
     sys.stdout.buffer.flush()
@@ -55,18 +59,22 @@ def write_lines(lines: Iterable[bytes]) -> None:
 
 def tell(message: str) -> None:
     """Say something beside the result."""
-    console(stderr=True).print(Text(printable(message), style="dim"))
+    console(stderr=True).print(Text(printable(message, keep="\n"), style="dim"))
 
 
 def complain(message: str) -> None:
-    console(stderr=True).print(Text("audit-stream: ", style="bold red"), Text(printable(message)), sep="")
+    console(stderr=True).print(Text("audit-stream: ", style="bold red"), Text(printable(message, keep="\n")), sep="")
 
 
-def printable(text: str) -> str:
-    """Escape what a terminal would act on: control characters, and marks that turn the writing direction."""
+def printable(text: str, *, keep: str = "") -> str:
+    """Escape what a terminal would act on: control characters, and marks that turn the writing direction.
+
+    The end of a line is one of them: in a field of an event it would begin a line that looks like ours. `keep` is for
+    messages that are several lines long themselves.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def kind_style(kind: str) -> str:
@@ -75,38 +83,6 @@ def kind_style(kind: str) -> str:
     if kind.endswith(_GOOD):
         return "green"
     return _PALETTE[crc32(kind.encode()) % len(_PALETTE)]
-
-
-def print_event(out: Console, event: Event, *, note: str = "") -> None:
-    """One line, cut at the width of the terminal: number, time, kind, source, payload."""
-    line = Text.assemble(
-        (f"#{event['event_id']}".ljust(7), "bold"),
-        (f" {moment(event, '%H:%M:%S')} ", "dim"),
-        (f" {printable(event['kind']).ljust(20)} ", kind_style(event["kind"])),
-        f" {printable(event['source'])} ",
-        (f" {note}" if note else f" {payload(event)}", "dim"),
-    )
-    line.truncate(out.width, overflow="ellipsis")
-    out.print(line)
-
-
-def events_table(events: Iterable[Event], width: int) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim", expand=True)
-    table.add_column("event", justify="right", no_wrap=True, style="bold")
-    table.add_column("time (UTC)", no_wrap=True, style="dim")
-    table.add_column("kind", no_wrap=True)
-    table.add_column("source", no_wrap=True, overflow="ellipsis", max_width=max(12, width // 6))
-    table.add_column("payload", no_wrap=True, overflow="ellipsis", ratio=1, style="dim")
-    time_format = "%Y-%m-%d %H:%M:%S" if width >= 100 else "%m-%d %H:%M:%S"
-    for event in events:
-        table.add_row(
-            f"#{event['event_id']}",
-            moment(event, time_format),
-            Text(printable(event["kind"]), style=kind_style(event["kind"])),
-            Text(printable(event["source"])),
-            Text(payload(event)),
-        )
-    return table
 
 
 def facts_table(facts: Iterable[tuple[str, str | Text]]) -> Table:
@@ -139,20 +115,3 @@ def spoken(last: Mapping[str, Any] | None) -> tuple[str, float]:
         return "never verified", 0.0
     age_s = (datetime.now(UTC) - datetime.fromisoformat(last["at"])).total_seconds()
     return summary(last["valid"], last["event_id"], last["first_break_at"], age_s), age_s
-
-
-def moment(event: Event, time_format: str) -> str:
-    """The event's own timestamp in UTC; as it stands where it cannot be read."""
-    from audit_stream.errors import Refused
-    from audit_stream.timestamps import instant
-
-    text = str(event["timestamp"])
-    try:
-        at: datetime = instant(text, field="timestamp")
-    except Refused:
-        return printable(text)[:19]
-    return at.strftime(time_format)
-
-
-def payload(event: Event) -> str:
-    return printable(json.dumps(event["payload"], ensure_ascii=False, separators=(", ", ": ")))

@@ -13,7 +13,7 @@ from audit_stream.addresses import blanked
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import DEFAULT_URL, given_token
 from audit_stream.cli.output import tell
-from audit_stream.client.arguments import authorization_of
+from audit_stream.client.arguments import authorization_of, check_path
 
 CONNECT_TIMEOUT_S = 5.0
 # The server gives a write 2 s, and a silent connection a sign of life every 15 s at least.
@@ -32,6 +32,7 @@ class Remote:
             raise Failed(f"--url: {blanked(url)!r} is no address of a server; write it like {DEFAULT_URL}") from error
         if address.scheme not in ("http", "https") or not address.host:
             raise Failed(f"--url: {blanked(url)!r} is no address of a server; write it like {DEFAULT_URL}")
+        check_path(address, name="--url")
         self.url = blanked(url.rstrip("/"))
         """As it may be shown."""
         self._client = httpx.Client(

@@ -10,7 +10,8 @@ from threading import Thread
 import rich_click as click
 
 from audit_stream.cli.options import json_option, kind_option, source_option, url_option
-from audit_stream.cli.output import console, print_event, wants_json, write_lines
+from audit_stream.cli.output import console, wants_json, write_lines
+from audit_stream.cli.rows import Rows, columns_option, wide_option
 
 
 @click.command()
@@ -19,6 +20,8 @@ from audit_stream.cli.output import console, print_event, wants_json, write_line
 @click.option("--after", metavar="ID", type=click.IntRange(min=0), help="begin behind this event, default: now")
 @click.option("--from-start", is_flag=True, help="begin with event 1")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="end after this many events")
+@columns_option
+@wide_option
 @url_option()
 @json_option
 def tail(
@@ -27,6 +30,8 @@ def tail(
     after: int | None,
     from_start: bool,
     limit: int | None,
+    columns: tuple[str, ...] | None,
+    wide: bool,
     url: str,
     as_json: bool,
 ) -> int:
@@ -39,9 +44,9 @@ def tail(
 
     if from_start and after is not None:
         raise click.UsageError("Choose one of --after and --from-start.")
-    as_json = wants_json(as_json)
+    as_json = as_json or (wants_json(False) and not columns and not wide)
     end_with_reader()
-    out = console()
+    rows = Rows(console(), columns=columns, wide=wide)
     left = limit
     try:
         with Remote(url) as remote:
@@ -55,7 +60,7 @@ def tail(
                     write_lines(shown)
                 else:
                     for event in shown:
-                        print_event(out, json.loads(event))
+                        rows.print(json.loads(event))
                 if left is not None:
                     left -= len(shown)
                     if left == 0:

@@ -48,17 +48,30 @@ def token() -> None:
 @click.option(
     "--file", "path", metavar="FILE", type=click.Path(path_type=Path), help="add the entry to this file, new or not"
 )
+@click.option(
+    "--quiet",
+    "-q",
+    is_flag=True,
+    help="print the token alone, for TOKEN=$(…); without --file its entry goes to standard error",
+)
 @json_option
-def new(name: str, path: Path | None, as_json: bool, **given: Any) -> None:
+def new(name: str, path: Path | None, quiet: bool, as_json: bool, **given: Any) -> None:
     """Make a token and print it, once: the file keeps its SHA-256 alone.
 
     Several entries, one after the other, make a file.
     """
+    if quiet and as_json:
+        raise click.UsageError("Choose one of --quiet and --json.")
     secret = new_token()
     fields = {"name": name, "sha256": digest_of(secret.encode()).hex(), **given}
     text = to_toml(_entry(fields))
     if path:
         _add(path, text)
+    if quiet:
+        write_lines([secret.encode()])
+        if not path:
+            tell(f"To keep, in the file that AUDIT_STREAM_TOKENS names:\n{text}")
+        return
     if wants_json(as_json):
         write_lines([msgspec.json.encode({"token": secret, "entry": text})])
         return

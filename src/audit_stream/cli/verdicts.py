@@ -113,15 +113,17 @@ async def _held_here(stream: "Stream", pin: Pin) -> str | None:
 
 def of_file(path: Path, pins: Sequence[Pin], jobs: int | None) -> Found:
     """The same of an evidence file. Raises Failed, AuditStreamError."""
-    from audit_stream.evidence import check_file, unpacked_bytes
+    from audit_stream.evidence import check_file, one_event_a_line, unpacked_bytes
 
     try:
-        with progress("verifying", unit="bytes") as show:
-            size = unpacked_bytes(path)
+        with progress("verifying", unit="bytes") as show, one_event_a_line(path) as lines:
+            size = unpacked_bytes(lines)
             event_ids = [pin.event_id for pin in pins]
-            report = check_file(path, lambda done: show(done, size), size=size, jobs=jobs, event_ids=event_ids)
+            report = check_file(lines, lambda done: show(done, size), size=size, jobs=jobs, event_ids=event_ids)
     except OSError as error:
         raise Failed(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise Failed(f"{path}: {error}") from error
     if report.verdict.valid:
         for pin in pins:
             if pin.event_id < report.first - 1:

@@ -1,5 +1,6 @@
 """audit-stream verify."""
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +103,7 @@ def verify(
         if wants_json(as_json):
             write_lines([msgspec.json.encode(_body(found, pins))])
         else:
-            _print(found, pins, pin_path)
+            _print(found, pins, pin_path, file)
     if not intact:
         return BROKEN
     whole = first == 1 and last is None
@@ -144,7 +145,7 @@ def _body(found: "Found", pins: dict[str, Pin]) -> dict[str, object]:
     return body
 
 
-def _print(found: "Found", pins: dict[str, Pin], pin_path: Path | None) -> None:
+def _print(found: "Found", pins: dict[str, Pin], pin_path: Path | None, file: Path | None) -> None:
     out, verdict = console(), found.verdict
     head = verdict.head
     events = f"{verdict.checked:,} event{'' if verdict.checked == 1 else 's'}"
@@ -172,4 +173,5 @@ def _print(found: "Found", pins: dict[str, Pin], pin_path: Path | None) -> None:
             out.print(Text.assemble((f"the {name} holds", "bold green"), f": event #{pin.event_id}"))
     if not pins and not pin_path and verdict.valid and head.event_id:
         out.print(Text("Keep the head outside Redis, and give it next time:", style="dim"))
-        out.print(Text(f"audit-stream verify --expect {head.event_id}:{head.hash}", style="dim"))
+        name = f" {shlex.quote(str(file))}" if file else ""
+        out.print(Text(f"audit-stream verify{name} --expect {head.event_id}:{head.hash}", style="dim"))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     SpoolArgument = str | os.PathLike[str] | Backlog | None
 
 DEFAULT_URL = "http://127.0.0.1:8093"
+ROUTES = frozenset(("events", "stream", "verify", "stats", "metrics", "healthz", "readyz", "dashboard", "schema"))
+"""What the paths of an address of ours never begin with: appended to, they lead nowhere."""
 
 
 def address_of(url: str | None) -> str:
@@ -30,7 +32,19 @@ def address_of(url: str | None) -> str:
         raise Misconfigured("url: it holds a password, which addresses do not keep to themselves; use token")
     if address.scheme not in ("http", "https") or not address.host:
         raise Misconfigured(f"url: {blanked(url)!r} is no address of a server; {wanted}")
+    check_path(address, name="url")
     return url.rstrip("/")
+
+
+def check_path(address: httpx.URL, *, name: str) -> None:
+    """Raises Misconfigured for the address of a route. A proxy may serve the API under a path of its own."""
+    first = address.path.strip("/").partition("/")[0]
+    if first in ROUTES:
+        alone = address.copy_with(raw_path=b"/", fragment=None)
+        raise Misconfigured(
+            f"{name}: it has a path, {address.path}, which is one of the server's routes;"
+            f" leave the path out: {str(alone).rstrip('/')}"
+        )
 
 
 def authorization_of(token: str | None) -> dict[str, str]:

@@ -118,7 +118,7 @@ class AsyncAuditClient:
         With a spool, a Spooled while the server is away: the event is on disk, and is appended later. Without
         one, an Unreachable that is `in_doubt` may have been written: give the same `idempotency_key` again.
         """
-        fields: dict[str, Any] = {"kind": kind, "source": source, "payload": None if payload is None else dict(payload)}
+        fields: dict[str, Any] = {"kind": kind, "source": source, "payload": payload}
         fields |= {"timestamp": timestamp, "idempotency_key": idempotency_key}
         receipts = await self._append([outgoing(fields, stamp=self._spooled is not None)])
         return receipts[0]

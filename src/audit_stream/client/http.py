@@ -137,9 +137,11 @@ class Http:
             unreachable = Unreachable(detail, in_doubt=True)
             unreachable.retry_after = retry_after or 1
             return unreachable
-        if not problem or (status == 404 and not is_about_an_event(answer)):
+        if not problem or status == 405 or (status == 404 and not is_about_an_event(answer)):
+            path = httpx.URL(self.server).path.rstrip("/")
+            hint = f" The url has a path, {path}; without it the server may be there." if path else ""
             return Refused(
-                f"{self.server} answered {status} to {request.path}: is it the address of an audit-stream server?"
+                f"{self.server} answered {status} to {request.path}: is it the address of an audit-stream server?{hint}"
             )
         if status == 409:
             return ChainBroken(detail, at=_whole(problem, "at") or 0)

@@ -8,9 +8,10 @@ from uuid import uuid4
 
 import msgspec
 
+from audit_stream.client.payloads import canonical_payload
 from audit_stream.decoding import decode
 from audit_stream.errors import Refused, TooLarge
-from audit_stream.event import PublishRequest, canonical_text
+from audit_stream.event import PublishRequest
 from audit_stream.timestamps import check_timestamp
 
 # The server's limits for one batch, which it writes whole or not at all.
@@ -33,13 +34,12 @@ def outgoing(request: PublishRequest | Mapping[str, Any], *, stamp: bool) -> Out
     `stamp`: give it this machine's time now where it has none, so that it keeps it however late it is appended.
     """
     fields = msgspec.structs.asdict(request) if isinstance(request, PublishRequest) else dict(request)
-    payload = fields.get("payload")
     timestamp = fields.get("timestamp")
     if timestamp is None and stamp:
         timestamp = datetime.now(UTC).isoformat(timespec="milliseconds")
     key = fields.get("idempotency_key") or str(uuid4())
     fields |= {
-        "payload": {} if payload is None else payload,
+        "payload": msgspec.Raw(canonical_payload(fields.get("payload"))),
         "timestamp": timestamp.isoformat() if isinstance(timestamp, datetime) else timestamp,
         "idempotency_key": key,
     }
@@ -51,29 +51,10 @@ def outgoing(request: PublishRequest | Mapping[str, Any], *, stamp: bool) -> Out
 
 
 def _json(fields: dict[str, Any]) -> bytes:
-    if isinstance(fields["payload"], dict):
-        fields = {**fields, "payload": msgspec.Raw(_payload(fields["payload"]))}
     try:
         return msgspec.json.encode(fields)
     except (TypeError, ValueError, msgspec.MsgspecError) as error:
         raise Refused(f"the event cannot be written as JSON: {error}") from error
-
-
-def _payload(payload: dict[str, Any]) -> bytes:
-    try:
-        text = canonical_text(payload)
-        # Python writes a key of 1 as "1", and the receipt would hold another payload than was handed in.
-        if not _has_text_keys(payload):
-            raise TypeError("a key is not a string")
-        return text
-    except (TypeError, ValueError) as error:
-        raise Refused(f"payload: it has no canonical form: {error}", field="payload") from error
-
-
-def _has_text_keys(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) for key in value) and all(map(_has_text_keys, value.values()))
-    return not isinstance(value, list | tuple) or all(map(_has_text_keys, value))
 
 
 def chunks(events: Iterable[Outgoing], *, split: Split) -> Iterator[list[Outgoing]]:

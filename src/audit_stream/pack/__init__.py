@@ -19,6 +19,7 @@ from audit_stream.bus.reading import raw_lines
 from audit_stream.chain import Event, Head
 from audit_stream.errors import Refused
 from audit_stream.evidence import check_file, events_of
+from audit_stream.pack.check import scope
 from audit_stream.pin import Pin
 from audit_stream.timestamps import instant
 
@@ -38,6 +39,21 @@ class Window(NamedTuple):
         return (self.since is None or at >= self.since) and (self.until is None or at < self.until)
 
 
+class Events(NamedTuple):
+    """What of the chain a pack holds."""
+
+    first: int
+    total: int
+    held: int
+    """So many from the first on hold."""
+    whole: int
+    """The number of events of the whole chain."""
+
+    @property
+    def scope(self) -> str:
+        return scope(self.first, self.first + self.total - 1, self.whole)
+
+
 class Pack:
     """A folder that becomes a pack. `finish` writes what describes the rest."""
 
@@ -45,11 +61,13 @@ class Pack:
         self.folder, self._made_at = folder, made_at
         self.events_path = folder / "events.jsonl"
         self.is_intact = True
+        self.head: Head | None = None
+        """The last event of the pack that holds."""
         self._heads: dict[str, Any] = {"events": None, "chain": None, "bus": [], "pins": []}
         self._verdicts: dict[str, Any] = {"events": None, "chain": None, "bus": []}
 
-    def add_events(self, pins: Sequence[Pin], stats: dict[str, Any], server_verdict: dict[str, Any]) -> int:
-        """Check what was written to `events_path`, take out the bus lines relayed in it; return how many events held.
+    def add_events(self, pins: Sequence[Pin], stats: dict[str, Any], server_verdict: dict[str, Any]) -> Events:
+        """Check what was written to `events_path`, take out the bus lines relayed in it; return what there is.
 
         `stats` and `server_verdict` are what the server says of its whole chain.
         """
@@ -57,13 +75,19 @@ class Pack:
         verdict = report.verdict
         first = next(events_of(self.events_path))
         before = Head(first.event_id - 1, first.prev_hash)
+        with self.events_path.open("rb") as lines:
+            count = sum(1 for _ in lines)
+        events = Events(first.event_id, count, verdict.checked, stats["last_event_id"])
+        self.head = verdict.head
         self._heads["events"] = {"before": _head(before), "head": _head(verdict.head)}
         self._heads["chain"] = {"event_id": stats["last_event_id"], "hash": stats["latest_hash"]}
         self._verdicts["events"] = {
             "valid": verdict.valid,
+            "count": count,
             "checked": verdict.checked,
             "first_break_at": verdict.first_break_at,
             "reason": verdict.reason,
+            "scope": events.scope,
         }
         self._verdicts["chain"] = server_verdict
         self.is_intact &= verdict.valid and server_verdict["valid"]
@@ -71,7 +95,7 @@ class Pack:
             self._add_pin(pin, report.hashes.get(pin.event_id), first.event_id, verdict.head.event_id)
         if verdict.valid:
             self._add_relayed(events_of(self.events_path))
-        return verdict.checked
+        return events
 
     def _add_pin(self, pin: Pin, found: bytes | None, first: int, last: int) -> None:
         held: bool | None = None

@@ -14,6 +14,7 @@ from litestar import Litestar
 from litestar.types import ASGIApp
 
 from audit_stream.errors import Misconfigured
+from audit_stream.extras import install_extra
 from audit_stream.server.answering import OneWrite
 from audit_stream.server.app import create_app
 from audit_stream.server.auth import Guard, Revoked
@@ -40,7 +41,7 @@ def load_tracing() -> "type[Tracing]":
         from audit_stream.server.traces import Tracing
     except ImportError as error:
         raise Misconfigured(
-            f"AUDIT_STREAM_OTEL: traces need what is not installed ({error.name}): pip install 'audit-stream[otel]'"
+            f"AUDIT_STREAM_OTEL: traces need what is not installed ({error.name}): {install_extra('otel')}"
         ) from error
     return Tracing
 

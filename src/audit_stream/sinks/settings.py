@@ -12,6 +12,7 @@ import msgspec
 from audit_stream.client.arguments import authorization_of
 from audit_stream.daemon import Listen, level, listen, spine_url
 from audit_stream.errors import Misconfigured
+from audit_stream.extras import install_extra
 from audit_stream.sinks import purview
 from audit_stream.sinks.sink import NAMES, Name
 from audit_stream.sinks.variables import VARIABLES
@@ -79,7 +80,7 @@ def _sinks(text: str) -> tuple[Name, ...]:
 
 def check_psycopg() -> None:
     if not find_spec("psycopg"):
-        raise Misconfigured("the sink postgres needs psycopg: pip install 'audit-stream[postgres]'")
+        raise Misconfigured(f"the sink postgres needs psycopg: {install_extra('postgres')}")
 
 
 def check_database_url(url: str) -> None:

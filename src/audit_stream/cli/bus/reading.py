@@ -204,7 +204,7 @@ def _show(found: Found, as_json: bool) -> None:
         (f" {printable(timestamp)[:19]} ", "dim"),
         (f" {printable(type_).ljust(12)} ", kind_style(type_)),
         f" {printable(from_id)} → {printable(to_id)}  ",
-        (printable(text).replace("\n", "⏎"), "dim"),
+        (printable(text, keep="\n").replace("\n", "⏎"), "dim"),
     )
     line.truncate(out.width, overflow="ellipsis")
     out.print(line)
