@@ -221,8 +221,10 @@ def of_anything(request: AnyRequest, error: Exception) -> Response[bytes]:
     return problem(500, "the server failed to answer; its log says why")
 
 
-def not_sniffed(response: Response[Any]) -> Response[Any]:
-    response.headers.update(NOT_SNIFFED)
+def not_sniffed(response: Any) -> Any:
+    """Add the header to a response of Litestar's. A handler that answers on ASGI itself adds it itself."""
+    if isinstance(response, Response):
+        response.headers.update(NOT_SNIFFED)
     return response
 
 

@@ -16,7 +16,7 @@ from audit_stream.server.grants import grant_of, may_know
 from audit_stream.server.login import asker
 from audit_stream.server.openapi import NDJSON, problems
 from audit_stream.server.parameters import MAX_ID, only
-from audit_stream.server.problems import AnyRequest, OutOfRange, TooMany, of_ours
+from audit_stream.server.problems import NOT_SNIFFED, AnyRequest, OutOfRange, TooMany, of_ours
 from audit_stream.spine import spine_of
 from audit_stream.verifier import Report, Shared, TooManyWalks
 
@@ -72,9 +72,8 @@ async def verify_chain(
         if left:
             return
         if report := verifying.result():
-            await Response(_body(scope, report), media_type="application/json").to_asgi_response(None, request)(
-                scope, receive, send
-            )
+            response = Response(_body(scope, report), media_type="application/json", headers=NOT_SNIFFED)
+            await response.to_asgi_response(None, request)(scope, receive, send)
 
     return answer
 
@@ -96,7 +95,7 @@ async def _lines(scope: Any, shared: Shared, send: Send) -> None:
     """Answer with the progress, and the verdict or the problem as the last line."""
     if await shared.ended(PROGRESS_S):
         await shared.report()  # what is wrong with the request is an answer of its own, not a line in a stream
-    headers = [(b"content-type", NDJSON.encode())]
+    headers = [(name.encode(), value.encode()) for name, value in {"content-type": NDJSON, **NOT_SNIFFED}.items()]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     while not await shared.ended(PROGRESS_S):
         walk = shared.walk
