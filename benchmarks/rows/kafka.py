@@ -42,6 +42,8 @@ def _rate(cluster: MockCluster, server: ServerProcess, records: int) -> float:
         "KAFKA_GROUP_ID": topic,  # one of its own: the mock would wait for the members of the round before
         "AUDIT_STREAM_URL": server.url,
         "METRICS_LISTEN": "off",
+        "DATABASE_URL": "",  # `audit-consumer` would write to those of the published daemon
+        "LOG_DIR": "",
         "LOG_LEVEL": "WARNING",
     }
     consumer = subprocess.Popen([Path(sys.executable).with_name("audit-consumer")], env={**os.environ, **environ})

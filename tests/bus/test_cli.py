@@ -205,13 +205,26 @@ TSV = b"2026-03-20T00:00:00Z\ta\tall\tSTATUS\tone\\ntwo\nno row at all\n\n"
 TSV += b"2026-03-20T00:00:01Z\tb\tall\tLOG\tx\ty\xc3\xa9\n"
 
 
+@pytest.mark.parametrize("command", [("relay", "--once", "--url", "http://127.0.0.1:1"), ("tail",), ("verify",)])
+def test_a_tsv_is_not_followed_relayed_or_verified_and_the_error_says_what_to_do(
+    path: Path, typed: Typing, command: tuple[str, ...]
+) -> None:
+    tsv = path.with_name("messages.tsv")
+    tsv.write_bytes(TSV)
+    done = typed("bus", command[0], tsv, *command[1:])
+    assert (done.code, done.out) == (2, b"")
+    assert "is a .tsv file of the published bus, which has no chain" in done.err
+    assert f"`audit-stream bus convert {tsv} OUT`" in done.err
+    assert [file.name for file in path.parent.iterdir()] == [tsv.name]
+
+
 def test_a_tsv_of_the_published_bus_is_read_and_converted_with_nothing_lost(path: Path, typed: Typing) -> None:
     tsv = path.with_name("messages.tsv")
     tsv.write_bytes(TSV)
     done = typed("bus", "query", tsv, "--actor", "b")
     assert [line["message"] for line in done.lines()] == ["x\tyé"]
     done = typed("bus", "verify", tsv)
-    assert (done.code, "is a .tsv file, which has no chain; `audit-stream bus convert`" in done.err) == (2, True)
+    assert (done.code, "which has no chain; make a bus of it with `audit-stream bus convert" in done.err) == (2, True)
     done = typed("bus", "post", tsv, "x", "--from", "a")
     assert (done.code, "`audit-stream bus convert` makes one of a .tsv file" in done.err) == (2, True)
     assert typed("bus", "stats", tsv).json()["types"] == {"STATUS": 1, "LOG": 1}

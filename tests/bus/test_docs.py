@@ -10,7 +10,7 @@ from pathlib import Path
 from audit_stream.bus import BusWriter
 from audit_stream.bus.keys import KEY, KEY_FILE
 from audit_stream.bus.line import BEGUN, CONTINUED, TORN, parse
-from audit_stream.bus.writer import MAX_ID_LENGTH, MAX_MESSAGE_BYTES
+from audit_stream.bus.writer import MAX_ID_LENGTH, MAX_MESSAGE_BYTES, MAX_MESSAGE_FIELDS
 from audit_stream.cli import root
 from audit_stream.cli.bus import bus
 from tests.harness import ROOT, clean_environ
@@ -42,6 +42,7 @@ def test_the_page_names_every_command_argument_and_limit() -> None:
     arguments = re.findall(r"^\| `(\w+)` \|", section(PAGE, "Writing"), flags=re.M)
     assert arguments == list(inspect.signature(BusWriter.__init__).parameters)[1:]
     assert f"{MAX_MESSAGE_BYTES >> 10} KiB (the message) or {MAX_ID_LENGTH} characters" in PAGE
+    assert f"more than {MAX_MESSAGE_FIELDS} fields" in PAGE
     assert {KEY, KEY_FILE} == set(re.findall(r"AUDIT_STREAM_\w+", PAGE))
 
 

@@ -149,6 +149,16 @@ def test_nothing_is_appended_to_a_file_that_was_cut_and_filled_again(path: Path)
     assert path.read_bytes() == before
 
 
+def test_nothing_is_appended_to_another_bus_whose_lines_are_as_long(path: Path) -> None:
+    bus, other = filled(path), filled(path.with_name("other"), 4)
+    assert path.stat().st_size == path.with_name("other").read_bytes().rstrip(b"\n").rfind(b"\n") + 1
+    path.write_bytes(path.with_name("other").read_bytes())
+    for _ in range(2):
+        with pytest.raises(ChainBroken, match=r"was cut: it ended with line 3 .*, and was written anew there"):
+            bus.post("a", "b", "c", "d")
+    assert path.read_bytes() == other.bus_path.read_bytes()
+
+
 def test_nothing_is_appended_behind_a_last_line_that_was_changed(path: Path) -> None:
     filled(path)
     path.write_bytes(path.read_bytes().replace(b'"message":"2"', b'"message":"7"'))

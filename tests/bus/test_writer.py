@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from audit_stream.bus import BusWriter, Key, Keyring, PolicyLevel, generate_secret
+from audit_stream.bus import BusWriter, Key, Keyring, PolicyLevel, generate_secret, sign_message, verify_message
 from audit_stream.bus.keys import add_key
 from audit_stream.errors import Misconfigured, Refused
 from tests.harness import ROOT, clean_environ
@@ -35,7 +35,6 @@ TEXTS = [
     "\ttabs\t",
     "🎉 naïve 日本",
     ' "quoted" \\n ',
-    " ",
     "\x1b[31m\u202e",
     "x" * 65_536,
     "é" * 32_768,
@@ -58,6 +57,31 @@ def test_messages_come_back_exactly_as_given_and_in_order(path: Path) -> None:
         1,
         None,
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(dict.fromkeys(map(str, range(64)))),
+        json.dumps(list(range(65))),
+        "{" * 60_000,
+        '{"a":' * 10_000 + "1" + "}" * 10_000,
+        '{"' + "a" * 100,
+    ],
+)
+def test_only_an_object_is_counted_for_its_fields(path: Path, text: str) -> None:
+    bus = quick(path)
+    bus.post("a", "b", "c", text)
+    assert bus.read_all()[0].message == text
+
+
+def test_a_tsv_file_of_the_published_bus_is_not_read_as_an_empty_one(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_text("2026-01-01T00:00:00Z\ta\tb\tSTATUS\thello\n")
+    bus = quick(path)
+    for read in (bus.read_all, bus.message_count, lambda: bus.read_since(since="2026-01-01T00:00:00Z")):
+        with pytest.raises(Misconfigured, match=r"is a \.tsv file.* `audit-stream bus convert .*bus\.jsonl OUT`"):
+            read()
 
 
 def test_a_bus_that_is_not_there_has_no_messages_and_reading_makes_none(path: Path) -> None:
@@ -86,10 +110,23 @@ def test_append_says_who_did_what_to_what(path: Path) -> None:
     assert message[1:5] == ("agent-1", "all", "LOG", "read:docs/report.md")
 
 
+def test_write_is_append_under_another_name(path: Path) -> None:
+    quick(path).write(actor="agent-1", action="read", scope="docs", to_id="agent-2")
+    (message,) = quick(path).read_all()
+    assert message[1:5] == ("agent-1", "agent-2", "LOG", "read:docs")
+
+
 @pytest.mark.parametrize("field", ["from_id", "to_id", "msg_type", "message"])
 @pytest.mark.parametrize(
     ("value", "why"),
-    [("", "empty"), ("a\0b", "NUL"), ("\ud800", "surrogate"), (7, "has to be text"), (None, "has to be text")],
+    [
+        ("", "empty"),
+        (" \t\n", "empty"),
+        ("a\0b", "NUL"),
+        ("\ud800", "surrogate"),
+        (7, "has to be text"),
+        (None, "has to be text"),
+    ],
 )
 def test_a_bad_field_is_refused_by_its_name_and_nothing_is_written(
     path: Path, field: str, value: Any, why: str
@@ -106,6 +143,8 @@ def test_a_bad_field_is_refused_by_its_name_and_nothing_is_written(
     [
         ({"message": "x" * 65_537}, "message: it has 65537 bytes, and 65536 is the limit"),
         ({"message": "é" * 32_769}, "message: it has 65538 bytes"),
+        ({"message": json.dumps(dict.fromkeys(map(str, range(65))))}, "message: the object has 65 fields, and 64 is"),
+        ({"message": "\n {" + ",".join(f'"{n}":0' for n in range(65)) + "} "}, "message: the object has 65 fields"),
         ({"from_id": "x" * 257}, "from_id: it has 257 characters"),
         ({"from_id": " \t"}, "from_id: it is empty"),
         ({"msg_type": "bus.torn"}, "msg_type: 'bus.' begins"),
@@ -144,8 +183,12 @@ def test_reading_since_compares_instants_and_not_texts(path: Path) -> None:
     assert [message.timestamp for message in bus.read_all()] == times
     for since in ("2026-03-20T01:00:00Z", datetime(2026, 3, 20, 2, tzinfo=timezone(timedelta(hours=1)))):
         assert [message.message for message in bus.read_since(since)] == ["0", "1", "3"]
+    assert bus.read_since(since=times[0]) == bus.read_since(timestamp=times[0]) == bus.read_since(times[0])
     with pytest.raises(ValueError, match="timestamp: 'now'"):
         bus.read_since("now")
+    for given in ({}, {"timestamp": times[0], "since": times[0]}):
+        with pytest.raises(TypeError, match="takes one instant"):
+            bus.read_since(**given)
 
 
 def test_a_clock_set_back_changes_no_order(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +212,19 @@ def test_a_message_is_stamped_with_the_time_of_now(path: Path) -> None:
 # --- policies and keys
 
 
-def test_the_policies_are_in_the_order_of_their_strictness() -> None:
+def test_the_policies_have_the_published_numbers_in_the_order_of_their_strictness(path: Path) -> None:
+    assert {level.name: level.value for level in PolicyLevel} == {"PERMISSIVE": 1, "WARN": 2, "STRICT": 3}
     assert PolicyLevel.PERMISSIVE < PolicyLevel.WARN < PolicyLevel.STRICT
+    assert quick(path, policy=PolicyLevel(2)).policy is PolicyLevel.WARN
+
+
+def test_a_text_is_signed_as_the_published_bus_signs_it() -> None:
+    # Made with hummbl-governance 1.5.1.
+    signature = "ea4853aa7646aa033df4c0a52704b1c913f0e1540b982c31854db4e6482710e5"
+    assert sign_message("2026-01-01T00:00:00Z\ta\tall\tSTATUS\tGrüße", "secret") == signature
+    assert verify_message("2026-01-01T00:00:00Z\ta\tall\tSTATUS\tGrüße", signature, "secret")
+    for wrong in (signature[:-1] + "0", "", "é", signature.upper()):
+        assert not verify_message("2026-01-01T00:00:00Z\ta\tall\tSTATUS\tGrüße", wrong, "secret")
 
 
 def test_strict_refuses_to_write_unsigned_and_finds_what_others_wrote(path: Path) -> None:

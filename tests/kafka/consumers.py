@@ -38,6 +38,9 @@ def environ_of(cluster: MockCluster, topic: str, spine_url: str, **settings: str
         "KAFKA_CONFIG": str(Path(__file__).with_name("kafka.properties")),
         "AUDIT_STREAM_URL": spine_url,
         "METRICS_LISTEN": "off",
+        # `audit-consumer` would write to those of the published daemon.
+        "DATABASE_URL": "",
+        "LOG_DIR": "",
         **settings,
     }
 

@@ -249,3 +249,21 @@ def test_a_commit_that_fails_is_made_good_by_the_next(cluster: MockCluster, spin
         put_numbers(cluster, topic, [5])
         first_events(spine.url, 6, topic)
     assert cluster.committed(topic, f"group of {topic}").offset == 6
+
+
+def test_a_member_that_assigns_like_kafka_python_shares_the_group_until_it_leaves(
+    cluster: MockCluster, spine: ServerProcess
+) -> None:
+    topic = cluster.topic(partitions=2)
+    # librdkafka's own strategies are those of kafka-python, under the same names.
+    former = cluster.consumer(f"group of {topic}", **{"session.timeout.ms": 2_000, "heartbeat.interval.ms": 200})
+    former.subscribe([topic])
+    while not former.assignment():
+        former.poll(0.1)
+    with consuming(cluster, topic, spine.url, KAFKA_ASSIGNMENT="range,roundrobin") as ours:
+        while not any(f"given {topic}" in line for line in ours.log.lines):
+            former.poll(0.1)
+        former.close()
+        for partition in range(2):
+            put_numbers(cluster, topic, [partition], partition)
+        assert sorted(numbers_of(first_events(spine.url, 2, topic))) == [0, 1]

@@ -7,7 +7,7 @@ from audit_stream.sources.kafka import consumer, lanes
 from audit_stream.sources.kafka.letters import Letter, headers_of
 from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.records import ORIGIN, AuditEvent, Record
-from audit_stream.sources.kafka.settings import VARIABLES
+from audit_stream.sources.kafka.settings import PUBLISHED, VARIABLES
 from tests.harness import ROOT
 
 PAGE = (ROOT / "docs" / "kafka.md").read_text()
@@ -20,6 +20,11 @@ def section(title: str) -> str:
 def test_the_table_of_variables_is_the_code_s() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", section("Settings"), flags=re.M)
     assert rows == [(name, variable.default or "–", variable.help) for name, variable in VARIABLES.items()]
+
+
+def test_the_table_of_published_defaults_is_the_code_s() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*?) \|$", section("Coming from the published daemon"), flags=re.M)
+    assert dict(rows) == PUBLISHED
 
 
 def test_the_table_of_metrics_is_the_code_s() -> None:

@@ -64,3 +64,29 @@ def test_it_stops_between_two_attempts() -> None:
 
     with pytest.raises(Stopped):
         asyncio.run(outcomes(Away(), [b"x"], stopping))
+
+
+def test_before_the_same_is_sent_again_it_is_asked_whether_it_is_still_ours() -> None:
+    class Lost(Exception):
+        pass
+
+    class Away:
+        asked = 0
+
+        async def append(self, events: Sequence[bytes]) -> Refusal | None:
+            self.asked += 1
+            raise Unreachable("no server")
+
+    async def another_leads() -> None:
+        raise Lost
+
+    spine = Away()
+    deliver = Delivery(cast("Spine", spine), Stopping(), logging.getLogger("test"), away=lambda _: None)
+
+    async def run() -> None:
+        async for _ in deliver([b"x"], still_ours=another_leads):
+            pass
+
+    with pytest.raises(Lost):
+        asyncio.run(run())
+    assert spine.asked == 1

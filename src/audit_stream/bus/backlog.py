@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 from audit_stream.bus.following import Follower, Place, Step, identity
 from audit_stream.bus.line import Line
+from audit_stream.bus.tsv import refuse_tsv
 from audit_stream.errors import Misconfigured
 
 
@@ -39,7 +40,7 @@ class Backlog:
     """The lines behind the cursor. All methods wait for the disk; `peek` to `refuse` are for who is `alone`."""
 
     def __init__(self, path: str | os.PathLike[str], request_of: RequestOf) -> None:
-        """Raises Misconfigured when the files beside the log cannot be read and written."""
+        """Raises Misconfigured when the files beside the log cannot be read and written, and for a .tsv file."""
         self.path = Path(path).absolute()
         self.refused_path, self._cursor_path, self._lock_path = (
             self.path.with_name(self.path.name + suffix) for suffix in (".refused", ".cursor", ".lock")
@@ -53,6 +54,7 @@ class Backlog:
 
     def _prepare(self) -> None:
         try:
+            refuse_tsv(self.path)
             for beside in (self._lock_path, self.refused_path):
                 os.close(_open(beside))
             self._place()

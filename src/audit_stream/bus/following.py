@@ -1,13 +1,15 @@
 """Reading on behind a place, while the log is written to and rotated."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from audit_stream.bus.line import CONTINUED, Line, parse
+from audit_stream.bus.line import CONTINUED, OPENING, Line, parse
 from audit_stream.bus.reading import MAX_LINE_BYTES, Raw, lines_of, opened
+from audit_stream.bus.tsv import refuse_tsv
 from audit_stream.chain import GENESIS
 from audit_stream.errors import ChainBroken
 
@@ -45,7 +47,8 @@ class Follower:
     def read(self, *, count: int, size_bytes: int) -> list[Step]:
         """The next lines, at least one unless there are none now. Moves on behind them.
 
-        Raises ChainBroken when the place is not there any more: the lines between are missing.
+        Raises ChainBroken when the place is not there any more: the lines between are missing. Raises Misconfigured
+        for a .tsv file.
         """
         found = self._found()
         while found:
@@ -62,75 +65,97 @@ class Follower:
         return []
 
     def begin_here(self) -> None:
-        """Read only what is appended from now on."""
+        """Read only what is appended from now on. Raises Misconfigured for a .tsv file."""
         self.place = None
-        try:
-            with opened(self.path) as (file, size):
-                place = Place(_first_of(file.readline(MAX_LINE_BYTES)))
-                if size > _LOOK_BACK_BYTES:
-                    file.seek(size - _LOOK_BACK_BYTES)
-                    file.readline()
-                    place = place._replace(offset=file.tell())
-            for step in _steps(self.path, place, None, size) or ():
+        with suppress(FileNotFoundError):  # it is not there yet, and all of it is new then
+            while (steps := self._last_steps()) is None:
+                pass  # a rotation came in between
+            for step in steps:
                 self.place = step.after
-        except FileNotFoundError:
-            pass  # it is not there yet, and all of it is new then
+
+    def _last_steps(self) -> list[Step] | None:
+        refuse_tsv(self.path)
+        with opened(self.path) as (file, size):
+            place = Place(_first_of(file.readline(MAX_LINE_BYTES)))
+            if size > _LOOK_BACK_BYTES:
+                file.seek(size - _LOOK_BACK_BYTES)
+                file.readline()
+                place = place._replace(offset=file.tell())
+        return _steps(self.path, place, None, size) if place.first else []
 
     def _found(self) -> tuple[Path, Place] | None:
-        if self.place is None:
-            return self._oldest()
-        if not self.place.first:
-            return self._at_start(self.path, self.place)
+        place = self.place
+        if place is None:
+            return self._settled(self._oldest)
+        if not place.first:
+            return _at_start(self.path, _beginning(self.path), place)
+        return self._settled(lambda: self._file_of(place)) or self._next_file(place)
+
+    def _file_of(self, place: Place) -> tuple[Path, Place] | None:
         for path in self._files():
-            if identity(path) == self.place.first:
-                if path.stat().st_size < self.place.offset:
+            first, size = _first_and_size(path)
+            if first == place.first:
+                if size < place.offset:
                     raise ChainBroken(
-                        f"{path} was cut: line {self.place.seq} was read from it, and it ends before that",
-                        at=self.place.seq,
+                        f"{path} was cut: line {place.seq} was read from it, and it ends before that", at=place.seq
                     )
-                return path, self.place
-        return self._next_file(self.place)
+                return path, place
+        return None
 
     def _next_file(self, place: Place) -> tuple[Path, Place] | None:
-        for path in self._files():
-            line = _first_line(path)
-            if line and line.is_own and line.content.msg_type == CONTINUED and line.prev_hash.decode() == place.hash:
-                return self._at_start(path, place)
-        if identity(self.path) == "":
-            return None  # it was moved away, and nothing was appended since
+        found = self._settled(lambda: self._file_after(place))
+        if found or identity(self.path) == "":
+            return found  # None: it was moved away, and nothing was appended since
         raise ChainBroken(
             f"{self.path} does not go on behind line {place.seq}, which was the last that was read: the file between is"
             " missing. Put it back into the same folder; to leave its lines out, remove the cursor",
             at=place.seq + 1,
         )
 
+    def _file_after(self, place: Place) -> tuple[Path, Place] | None:
+        for path in self._files():
+            text = _beginning(path)
+            line = _line_of(text)
+            if line and line.is_own and line.content.msg_type == CONTINUED and line.prev_hash.decode() == place.hash:
+                return _at_start(path, text, place)
+        return None
+
     def _oldest(self) -> tuple[Path, Place] | None:
-        path, line = self.path, _first_line(self.path)
-        while line and line.seq > 1:
-            before = next((found for found in self._files() if _ends_with(found, line.prev_hash)), None)
+        path, text = self.path, _beginning(self.path)
+        while (line := _line_of(text)) and line.seq > 1:
+            prev_hash = line.prev_hash
+            before = next((found for found in self._files() if _ends_with(found, prev_hash)), None)
             if not before:
                 break
-            path, line = before, _first_line(before)
-        return self._at_start(path, Place())
+            path, text = before, _beginning(before)
+        return _at_start(path, text, Place())
 
-    def _at_start(self, path: Path, place: Place) -> tuple[Path, Place] | None:
-        first = identity(path)
-        return (path, Place(first, 0, place.seq, place.hash)) if first else None
+    def _settled(self, look: Callable[[], tuple[Path, Place] | None]) -> tuple[Path, Place] | None:
+        """Return what a look finds that no rotation came into: a file that is renamed after the folder was listed is
+        not found, although it is there."""
+        while True:
+            newest = identity(self.path)
+            found = look()
+            if identity(self.path) == newest:
+                return found
 
     def _files(self) -> Sequence[Path]:
         return [self.path, *sorted(self.path.parent.glob(f"{self.path.name}?*"))]
 
 
 def _steps(path: Path, place: Place, count: int | None, size_bytes: int) -> list[Step] | None:
-    """The lines behind the place; None when this is not the file that the place is in."""
+    """The lines behind the place; None when this is not, or no longer, the file that the place is in."""
     steps: list[Step] = []
-    with opened(path) as (file, size):
-        if _first_of(file.readline(MAX_LINE_BYTES)) != place.first:
-            return None
-        for step in _each(lines_of(file, size, start=place.offset), place):
-            steps.append(step)
-            if len(steps) == count or step.raw.end - place.offset >= size_bytes:
-                break
+    try:
+        with opened(path) as (file, size):
+            if _first_of(file.readline(MAX_LINE_BYTES)) != place.first:
+                return None
+            for step in _each(lines_of(file, size, start=place.offset), place):
+                steps.append(step)
+                if len(steps) == count or step.raw.end - place.offset >= size_bytes:
+                    break
+    except FileNotFoundError:
+        return None
     return steps
 
 
@@ -151,24 +176,44 @@ def _first_of(text: bytes) -> str:
     return sha256(text).hexdigest()[:32] if text.endswith(b"\n") else ""
 
 
+def _at_start(path: Path, beginning: bytes, place: Place) -> tuple[Path, Place] | None:
+    """The file that begins like this, from its start on; None while it has no whole line."""
+    first = _first_of(beginning)
+    if first and not beginning.startswith(OPENING):
+        refuse_tsv(path)
+    return (path, Place(first, 0, place.seq, place.hash)) if first else None
+
+
 # Without a lock: what is beside a log may be anything, and held for long. A first line that has an end stays as it is.
 
 
 def identity(path: Path) -> str:
     """What a file is known by, whatever it is called; nothing while it has no whole line."""
+    return _first_of(_beginning(path))
+
+
+def _first_and_size(path: Path) -> tuple[str, int]:
+    """Both of one file, whatever is at the path a moment later."""
     try:
         with path.open("rb") as file:
-            return _first_of(file.readline(MAX_LINE_BYTES))
+            return _first_of(file.readline(MAX_LINE_BYTES)), os.fstat(file.fileno()).st_size
     except OSError:
-        return ""
+        return "", 0
 
 
-def _first_line(path: Path) -> Line | None:
+def _beginning(path: Path) -> bytes:
+    """The first line, with its end if it has one."""
     try:
         with path.open("rb") as file:
-            text = file.readline(MAX_LINE_BYTES)
+            return file.readline(MAX_LINE_BYTES)
+    except OSError:
+        return b""
+
+
+def _line_of(text: bytes) -> Line | None:
+    try:
         return parse(text[:-1]) if text.endswith(b"\n") else None
-    except (OSError, ValueError):
+    except ValueError:
         return None
 
 

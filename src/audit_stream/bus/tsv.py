@@ -6,10 +6,12 @@ fractions of seconds are gone. None of that can be undone, so nothing is guessed
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from audit_stream.bus.line import OPENING, Draft
 from audit_stream.bus.reading import opened, raw_lines
+from audit_stream.errors import Misconfigured
 
 COLUMNS = 5
 
@@ -26,6 +28,16 @@ def is_tsv(path: str | os.PathLike[str]) -> bool:
     with opened(path) as (file, _):
         first = file.readline(1 << 20)
     return not first.startswith(OPENING) and first.count(b"\t") >= COLUMNS - 1
+
+
+def refuse_tsv(path: str | os.PathLike[str]) -> None:
+    """Raise Misconfigured for such a file, which is read by nothing that needs a chain. A file may be missing."""
+    with suppress(FileNotFoundError):
+        if is_tsv(path):
+            raise Misconfigured(
+                f"{os.fspath(path)} is a .tsv file of the published bus, which has no chain; make a bus of it with"
+                f" `audit-stream bus convert {os.fspath(path)} OUT`, and use OUT"
+            )
 
 
 def rows(path: str | os.PathLike[str]) -> Iterator[Row]:

@@ -13,12 +13,12 @@ from audit_stream.chain import START, Head
 
 
 class PolicyLevel(IntEnum):
-    """What is thought of lines without a signature."""
+    """What is thought of lines without a signature. The numbers are those of the published bus."""
 
-    PERMISSIVE = 0
-    WARN = 1
-    """They are told."""
-    STRICT = 2
+    PERMISSIVE = 1
+    WARN = 2
+    """They are logged."""
+    STRICT = 3
     """They are not written, and do not hold."""
 
 

@@ -1,24 +1,28 @@
 """BusWriter: post messages to the bus, and read them back."""
 
+import json
 import logging
 import os
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 from audit_stream.bus.keys import Key, Keyring
 from audit_stream.bus.line import OWN, Draft, Line
 from audit_stream.bus.log import Fsync, Log
 from audit_stream.bus.reading import read_lines
 from audit_stream.bus.stamp import now
+from audit_stream.bus.tsv import refuse_tsv
 from audit_stream.bus.verifying import PolicyLevel, Verdict, verify
 from audit_stream.chain import Head
 from audit_stream.errors import Misconfigured, Refused, Unpostable
 from audit_stream.timestamps import check_timestamp, instant
 
 MAX_MESSAGE_BYTES = 64 * 1024
+MAX_MESSAGE_FIELDS = 64
+"""Of a message that is a JSON object."""
 MAX_ID_LENGTH = 256
 
 log = logging.getLogger("audit_stream.bus")
@@ -84,9 +88,10 @@ class BusWriter:
     ) -> None:
         """Append one message; on return it is on disk. `timestamp` is RFC 3339 with offset, kept as given; else now.
 
-        Raises Unpostable, a ValueError that names the field: empty, not text, with NUL, or over its limit (64 KiB of
-        UTF-8 for the message, 256 characters for the others). `validate=False` checks no more than that it can be
-        written and read. Raises ChainBroken, and writes nothing, when the file's end is not what was written.
+        Raises Unpostable, a ValueError that names the field: blank, not text, with NUL, or over its limit (64 KiB of
+        UTF-8 for the message, and 64 fields if it is a JSON object; 256 characters for the others). `validate=False`
+        checks no more than that it can be written and read. Raises ChainBroken, and writes nothing, when the file's
+        end is not what was written.
         """
         if isinstance(timestamp, datetime):
             timestamp = timestamp.isoformat()
@@ -100,7 +105,7 @@ class BusWriter:
         if msg_type.startswith(OWN):
             raise Unpostable(f"msg_type: {OWN!r} begins the types of the log's own lines", field="msg_type")
         draft = Draft(now() if timestamp is None else timestamp, from_id, to_id, msg_type, message)
-        if not self._keys and self._policy:
+        if not self._keys and self._policy > PolicyLevel.PERMISSIVE:
             self._unsigned(f"the message of {from_id!r} is not signed")
         if not (message.isascii() and from_id.isascii() and to_id.isascii() and msg_type.isascii()):
             _check_utf8(draft)
@@ -110,26 +115,46 @@ class BusWriter:
         """Post that `agent` did `action` to `resource`, as type LOG."""
         self.post(agent, to_id, "LOG", f"{action}:{resource}")
 
+    def write(self, actor: str, action: str, scope: str, *, to_id: str = "all") -> None:
+        """Post that `actor` did `action` in `scope`, as type LOG: another name of `append` in the published bus."""
+        self.append(actor, action, scope, to_id=to_id)
+
     def read_all(self) -> list[Message]:
         """All messages in the order in which they were posted; none when there is no file yet.
 
         A line that does not hold by itself is left out and told in the log `audit_stream.bus`. Unless the policy is
-        PERMISSIVE, lines that are not signed are told there too. `verify` gives the verdict.
+        PERMISSIVE, lines that are not signed are told there too. `verify` gives the verdict. Raises Misconfigured for
+        a .tsv file of the published bus.
         """
         return list(self.messages())
 
-    def read_since(self, timestamp: str | datetime) -> list[Message]:
-        """The messages of this instant and later ones, whatever zones they are written in. Raises Unpostable."""
-        text = timestamp.isoformat() if isinstance(timestamp, datetime) else timestamp
+    @overload
+    def read_since(self, timestamp: str | datetime) -> list[Message]: ...
+
+    @overload
+    def read_since(self, *, since: str | datetime) -> list[Message]: ...
+
+    def read_since(
+        self, timestamp: str | datetime | None = None, *, since: str | datetime | None = None
+    ) -> list[Message]:
+        """Return the messages of this instant and later ones, whatever zones they are written in.
+
+        The published bus calls the argument `since`, its documentation `timestamp`. Raises Unpostable.
+        """
+        if (timestamp is None) == (since is None):
+            raise TypeError("read_since() takes one instant: `timestamp`, or `since`, which is the same")
+        moment = since if timestamp is None else timestamp
+        text = moment.isoformat() if isinstance(moment, datetime) else str(moment)
         try:
-            since = instant(text, field="timestamp")
+            earliest = instant(text, field="timestamp")
         except Refused as refused:
             raise Unpostable(str(refused), field="timestamp") from refused
-        return [message for message in self.messages() if _at(message, since) >= since]
+        return [message for message in self.messages() if _at(message, earliest) >= earliest]
 
     def messages(self) -> Iterator[Message]:
         """The same as `read_all`, one by one, in constant memory."""
         unsigned = 0
+        refuse_tsv(self._bus_path)
         try:
             for line in read_lines(self._bus_path):
                 if line.is_own:
@@ -138,7 +163,7 @@ class BusWriter:
                 yield _message(line)
         except FileNotFoundError:
             return
-        if unsigned and self._policy:
+        if unsigned and self._policy > PolicyLevel.PERMISSIVE:
             log.warning("%s: %d messages are not signed", self._bus_path, unsigned)
 
     def message_count(self) -> int:
@@ -215,7 +240,7 @@ def _check_ids(from_id: str, to_id: str, msg_type: str) -> None:
 
 
 def _check_message(text: str) -> None:
-    if not text:
+    if not text or text.isspace():
         raise Unpostable("message: it is empty", field="message")
     if "\0" in text:
         raise Unpostable("message: it holds a NUL byte", field="message")
@@ -224,6 +249,20 @@ def _check_message(text: str) -> None:
         size = len(text.encode(errors="surrogatepass"))
         if size > MAX_MESSAGE_BYTES:
             raise Unpostable(f"message: it has {size} bytes, and {MAX_MESSAGE_BYTES} is the limit", field="message")
+
+    if text.lstrip()[:1] == "{":
+        _check_fields(text)
+
+
+def _check_fields(text: str) -> None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return  # text that begins like an object
+    if len(value) > MAX_MESSAGE_FIELDS:
+        raise Unpostable(
+            f"message: the object has {len(value)} fields, and {MAX_MESSAGE_FIELDS} is the limit", field="message"
+        )
 
 
 def _check_timestamp(text: str) -> None:

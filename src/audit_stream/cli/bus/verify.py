@@ -62,7 +62,7 @@ def verify(
     """
     from audit_stream.bus import Keyring, PolicyLevel
     from audit_stream.bus import verify as recompute
-    from audit_stream.bus.tsv import is_tsv
+    from audit_stream.bus.tsv import refuse_tsv
 
     with ExitStack() as stack:
         kept = stack.enter_context(pin_file(pin_path)) if pin_path else None
@@ -71,10 +71,7 @@ def verify(
             keys = Keyring.from_file(key) if key else Keyring.from_environment()
             level = PolicyLevel[(policy or ("strict" if keys else "permissive")).upper()]
             for file in files:
-                if is_tsv(file):
-                    raise Refused(
-                        f"{file} is a .tsv file, which has no chain; `audit-stream bus convert` makes a bus of it"
-                    )
+                refuse_tsv(file)
             size = sum(file.stat().st_size for file in files)
             with progress("verifying", unit="bytes") as show:
                 asked = [pin.event_id for pin in pins.values()]

@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 
 from audit_stream.errors import Misconfigured
 from audit_stream.sources.kafka.clients import consumer_of
+from audit_stream.sources.kafka.complaints import Complaints
 from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.records import Record
 from audit_stream.sources.kafka.settings import DLQ, KafkaSettings
@@ -32,7 +33,6 @@ OURS = {
     "enable.auto.commit": False,
     "enable.auto.offset.store": False,
     "auto.offset.reset": "earliest",
-    "partition.assignment.strategy": "cooperative-sticky",
     # A topic that is made later, or grows, is noticed in 5 s instead of 5 minutes.
     "topic.metadata.refresh.interval.ms": 5_000,
     # Read ahead, for each partition. What waits here is in memory.
@@ -40,6 +40,11 @@ OURS = {
     "queued.max.messages.kbytes": 16_384,
     "client.id": "audit-consumer",
 }
+
+_OTHER_STRATEGY = (
+    "; members of the group assign partitions by another strategy: stop them first,"
+    " or set KAFKA_ASSIGNMENT to a strategy that they offer"
+)
 
 
 class Assignment:
@@ -72,9 +77,9 @@ T = TypeVar("T")
 
 
 class Broker:
-    def __init__(self, settings: KafkaSettings, metrics: Metrics, release: Release) -> None:
+    def __init__(self, settings: KafkaSettings, metrics: Metrics, complaints: Complaints, release: Release) -> None:
         """`release` is awaited before partitions go to another consumer: what is under way of them may be finished."""
-        self._settings, self._metrics, self._release = settings, metrics, release
+        self._settings, self._metrics, self._complaints, self._release = settings, metrics, complaints, release
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="kafka")
         self._jobs: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._loop = asyncio.get_running_loop()
@@ -83,11 +88,11 @@ class Broker:
         self._notes: dict[Assignment, tuple[TopicPartition, Future[None]]] = {}
         """Those that are not answered yet."""
         self._giving_back = False
-        self._consumer = consumer_of(
-            settings, OURS | {"topic.blacklist": rf".*\{DLQ}$", "error_cb": self._failed, "on_commit": self._committed}
-        )
+        own = {"topic.blacklist": rf".*\{DLQ}$", "partition.assignment.strategy": settings.assignment}
+        callbacks = {"error_cb": self._failed, "on_commit": self._committed}
+        self._consumer = consumer_of(settings, OURS | own | callbacks, complaints)
         # No member of the group: it reads what is committed while the other one waits for its place.
-        self._reader = consumer_of(settings, {"enable.auto.commit": False})
+        self._reader = consumer_of(settings, {"enable.auto.commit": False}, complaints)
         self._asking = asyncio.Lock()
 
     async def subscribe(self) -> None:
@@ -292,11 +297,12 @@ class Broker:
                     assignment.committed = p.offset
         if error and error.code() != KafkaError._NO_OFFSET:
             # The next commit says the same and more.
-            log.warning("offsets were not committed yet: %s", error)
+            self._complaints.warn(f"offsets were not committed yet: {error}")
             self._metrics.failures.labels("kafka").inc()
 
     def _failed(self, error: KafkaError) -> None:
-        log.warning("kafka: %s", error)
+        hint = _OTHER_STRATEGY if error.code() == KafkaError.INCONSISTENT_GROUP_PROTOCOL else ""
+        self._complaints.warn(f"kafka: {error.str()}{hint}")
         self._metrics.failures.labels("kafka").inc()
 
 

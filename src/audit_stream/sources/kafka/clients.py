@@ -1,29 +1,25 @@
 """Clients of librdkafka: what we set, what the file of KAFKA_CONFIG adds, and a log in place of stderr."""
 
-import logging
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from audit_stream.errors import Misconfigured
+from audit_stream.sources.kafka.complaints import Complaints
 from audit_stream.sources.kafka.settings import KafkaSettings
 
-_librdkafka = logging.getLogger("audit_stream.librdkafka")
-# One file of properties serves consumers and producers, and each is told of those that are the other's.
-_librdkafka.addFilter(lambda record: not record.getMessage().startswith("CONFWARN"))
 
-
-def consumer_of(settings: KafkaSettings, properties: dict[str, Any]) -> Consumer:
+def consumer_of(settings: KafkaSettings, properties: dict[str, Any], complaints: Complaints) -> Consumer:
     """Raises Misconfigured for what librdkafka does not know."""
     given = {"bootstrap.servers": settings.brokers, "group.id": settings.group, **properties}
-    consumer: Consumer = made(Consumer, given, settings)
+    consumer: Consumer = made(Consumer, given, settings, complaints)
     return consumer
 
 
-def made(kind: Any, given: dict[str, Any], settings: KafkaSettings) -> Any:
+def made(kind: Any, given: dict[str, Any], settings: KafkaSettings, complaints: Complaints) -> Any:
     try:
         # What the file says wins, except over what it may not say.
-        return kind({**given, **settings.client}, logger=_librdkafka)
+        return kind({**given, **settings.client}, logger=complaints)
     except (KafkaException, ValueError) as error:
         raise Misconfigured(f"Kafka: {_words(error)}; see KAFKA_BROKERS and KAFKA_CONFIG") from error
 

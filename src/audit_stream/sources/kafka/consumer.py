@@ -11,6 +11,7 @@ from audit_stream.sinks import running
 from audit_stream.sinks.settings import SinkSettings
 from audit_stream.sources.delivery import Delivery
 from audit_stream.sources.kafka.broker import Assignment, Broker
+from audit_stream.sources.kafka.complaints import Complaints
 from audit_stream.sources.kafka.courier import Courier
 from audit_stream.sources.kafka.dead_letters import DeadLetters
 from audit_stream.sources.kafka.lanes import Lanes
@@ -31,7 +32,7 @@ class AuditConsumer:
     def __init__(self, settings: KafkaSettings, sinks: SinkSettings | None = None) -> None:
         self._settings, self._sinks = settings, sinks
         self._stopping = Stopping()
-        self._metrics = Metrics()
+        self._metrics, self._complaints = Metrics(), Complaints()
         self._away = False
 
     def stop(self) -> None:
@@ -60,10 +61,12 @@ class AuditConsumer:
             yield
 
     async def _consume(self, spine: Spine) -> None:
-        broker = Broker(self._settings, self._metrics, self._release)
-        dead_letters = DeadLetters(self._settings, broker, self._stopping, self._metrics)
+        broker = Broker(self._settings, self._metrics, self._complaints, self._release)
+        dead_letters = DeadLetters(self._settings, broker, self._stopping, self._metrics, self._complaints)
         deliver = Delivery(spine, self._stopping, log, away=self._note_away)
-        courier = Courier(self._settings, broker, dead_letters, deliver, self._stopping, self._metrics)
+        courier = Courier(
+            self._settings, broker, dead_letters, deliver, self._stopping, self._metrics, self._complaints
+        )
         self._lanes = Lanes(courier.settle, self._stopping)
         tasks: list[asyncio.Task[None]] = []
         try:

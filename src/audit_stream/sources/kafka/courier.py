@@ -9,7 +9,6 @@ What is known at each step, and who repairs it:
     committed              the chain or a DLQ has it
 """
 
-import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from audit_stream.client.http import Backoff
 from audit_stream.errors import Misconfigured
 from audit_stream.sources.delivery import LONGEST_PAUSE_S, Delivery
 from audit_stream.sources.kafka.broker import Assignment, Broker, Item
+from audit_stream.sources.kafka.complaints import Complaints
 from audit_stream.sources.kafka.dead_letters import DeadLetters
 from audit_stream.sources.kafka.letters import Letter
 from audit_stream.sources.kafka.metrics import Metrics
@@ -26,8 +26,6 @@ from audit_stream.sources.kafka.records import Made, Unusable, as_event
 from audit_stream.sources.kafka.settings import KafkaSettings
 from audit_stream.sources.spine import Refusal
 from audit_stream.sources.stopping import Stopping
-
-log = logging.getLogger("audit_stream.kafka")
 
 
 class _Sorted(NamedTuple):
@@ -44,7 +42,9 @@ class Courier:
         deliver: Delivery,
         stopping: Stopping,
         metrics: Metrics,
+        complaints: Complaints,
     ) -> None:
+        self._complaints = complaints
         self._settings, self._broker, self._dead_letters = settings, broker, dead_letters
         self._deliver, self._stopping, self._metrics = deliver, stopping, metrics
         self._cluster: str | None = None
@@ -77,7 +77,7 @@ class Courier:
                     if assignment.buried is None and not assignment.revoked:
                         await self._dead_letters.look(assignment)
             except KafkaException as error:
-                log.warning("kafka: %s", error.args[0])
+                self._complaints.warn(f"kafka: {error.args[0].str()}")
                 self._metrics.failures.labels("kafka").inc()
                 await self._stopping.pause(backoff.pause_s() or LONGEST_PAUSE_S)
             else:
@@ -91,7 +91,8 @@ class Courier:
             if assignment.revoked or record.offset in (assignment.buried or ()):
                 continue
             try:
-                sorted_.made.append((item, as_event(record, self._settings.event_kind, cluster)))
+                sources = self._settings.sources_of(record.topic)
+                sorted_.made.append((item, as_event(record, self._settings.event_kind, cluster, sources)))
             except Unusable as unusable:
                 sorted_.letters.setdefault(assignment, []).append(Letter(record, str(unusable), "decoding"))
         return sorted_

@@ -22,6 +22,7 @@ from audit_stream.client.http import Backoff
 from audit_stream.sources.delivery import LONGEST_PAUSE_S
 from audit_stream.sources.kafka.broker import TIMEOUT_S, Assignment, Broker
 from audit_stream.sources.kafka.clients import consumer_of, made
+from audit_stream.sources.kafka.complaints import Complaints
 from audit_stream.sources.kafka.letters import Letter, headers_of, place_of, value_of
 from audit_stream.sources.kafka.metrics import Metrics
 from audit_stream.sources.kafka.records import Record
@@ -59,8 +60,11 @@ class Place(NamedTuple):
 
 
 class DeadLetters:
-    def __init__(self, settings: KafkaSettings, broker: Broker, stopping: Stopping, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: KafkaSettings, broker: Broker, stopping: Stopping, metrics: Metrics, complaints: Complaints
+    ) -> None:
         self._settings, self._broker, self._stopping, self._metrics = settings, broker, stopping, metrics
+        self._complaints = complaints
         self._producer: Producer | None = None
         self._writing = asyncio.Lock()
 
@@ -99,7 +103,8 @@ class DeadLetters:
                 async with self._writing:
                     await asyncio.to_thread(self._write, place, left, cluster)
             except KafkaException as error:
-                log.warning("dead letters wait, %s%s cannot take them: %s", assignment.topic, DLQ, error.args[0])
+                where = f"{assignment.topic}{DLQ}"
+                self._complaints.warn(f"dead letters wait, {where} cannot take them: {error.args[0].str()}")
                 self._metrics.failures.labels("dead letters").inc()
                 self._producer = None  # one that failed may take nothing any more
                 await self._stopping.pause(backoff.pause_s() or LONGEST_PAUSE_S)
@@ -181,10 +186,9 @@ class DeadLetters:
     def _producing(self) -> Producer:
         if self._producer is None:
             given = {"bootstrap.servers": self._settings.brokers, **PRODUCER}
-            self._producer = made(Producer, given, self._settings)
+            self._producer = made(Producer, given, self._settings, self._complaints)
         return self._producer
 
     def _reader(self) -> Consumer:
-        return consumer_of(
-            self._settings, {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest"}
-        )
+        properties = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest"}
+        return consumer_of(self._settings, properties, self._complaints)

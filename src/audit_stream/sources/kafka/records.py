@@ -14,13 +14,17 @@ from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Message
 from audit_stream.event import MAX_KEY_LENGTH
 
 ORIGIN = "audit-stream.origin"
-"""A header of records that were put back: where the record first was, so that it is still the same one."""
+"""A header of records that were put back: where the record first was, so that it is still the same one.
+
+Whoever writes to the topic can write it. So it is believed for a place of the same topic alone, and makes a key only
+together with the value: no record can take the key of another topic's record, or of one with other content.
+"""
 
 Header = tuple[str, bytes | None]
 
 
 class Unusable(Exception):
-    """The record is neither a PublishRequest nor an audit event, and never will be."""
+    """The record will never be an event: it is none, or its topic may not bring it."""
 
 
 class Record(NamedTuple):
@@ -55,11 +59,27 @@ class Record(NamedTuple):
         return len(self.value or b"") + 512
 
     def origin(self, cluster: str) -> str:
-        """What tells it from every other record: also from that of a topic which was deleted and made again."""
+        """Where the record first was: what tells it from every other one, also of a topic that was made again."""
+        return self._put_back(cluster) or self._here(cluster)
+
+    def own_key(self, cluster: str) -> str:
+        """The idempotency key of a record that names none."""
+        origin = self._put_back(cluster)
+        return f"{origin}:{sha256(self.value or b'').hexdigest()}" if origin else self._here(cluster)
+
+    def _here(self, cluster: str) -> str:
+        return f"{self.scope(cluster)}{self.partition}:{self.offset}:{self.timestamp_ms}"
+
+    def _put_back(self, cluster: str) -> str | None:
         for name, value in reversed(self.headers):
             if name == ORIGIN and value:
-                return value.decode(errors="replace")
-        return f"kafka:{cluster}:{self.topic}:{self.partition}:{self.offset}:{self.timestamp_ms}"
+                origin = value.decode(errors="replace")
+                return origin if origin.startswith(self.scope(cluster)) else None
+        return None
+
+    def scope(self, cluster: str) -> str:
+        """What all keys of a topic begin with; no topic's name holds a colon."""
+        return f"kafka:{cluster}:{self.topic}:"
 
 
 class Made(NamedTuple):
@@ -113,8 +133,8 @@ _audit_event = msgspec.json.Decoder(AuditEvent)
 _json = msgspec.json.Encoder()
 
 
-def as_event(record: Record, kind: str, cluster: str) -> Made:
-    """Raises Unusable, with the reason."""
+def as_event(record: Record, kind: str, cluster: str, sources: frozenset[str] | None = None) -> Made:
+    """Make the event. `sources`: those that the topic may bring; None: any. Raises Unusable, with the reason."""
     if record.value is None:
         raise Unusable("the record has no value (a tombstone)")
     try:
@@ -123,29 +143,28 @@ def as_event(record: Record, kind: str, cluster: str) -> Made:
         raise Unusable(f"not a JSON object: {error}") from error
     try:
         if peeked.kind is not msgspec.UNSET or peeked.payload is not msgspec.UNSET:
-            return Made(_of_request(record, cluster), ours=False)
-        return Made(_of_audit_event(record, kind, cluster), ours=True)
+            return Made(_of_request(record, cluster, sources), ours=False)
+        return Made(_of_audit_event(record, kind, cluster, sources), ours=True)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         what = "PublishRequest" if peeked.kind is not msgspec.UNSET else "audit event"
         raise Unusable(f"no {what}: {error}") from error
 
 
-def _of_request(record: Record, cluster: str) -> bytes:
+def _of_request(record: Record, cluster: str, sources: frozenset[str] | None) -> bytes:
     request = _request.decode(record.value or b"")
+    _check_source(request.source, record.topic, sources)
     request.timestamp = request.timestamp or _written_at(record)
-    request.idempotency_key = request.idempotency_key or _key(record.origin(cluster))
+    request.idempotency_key = _key(record, cluster, "key", request.idempotency_key)
     return _json.encode(request)
 
 
-def _of_audit_event(record: Record, kind: str, cluster: str) -> bytes:
+def _of_audit_event(record: Record, kind: str, cluster: str, sources: frozenset[str] | None) -> bytes:
     value = record.value or b""
     event = _audit_event.decode(value)
+    source = event.client_app or record.topic
+    _check_source(source, record.topic, sources)
     timestamp = event.timestamp or _written_at(record)
-    fields = {
-        "kind": kind,
-        "source": event.client_app or record.topic,
-        "idempotency_key": _key(event.audit_id or record.origin(cluster)),
-    }
+    fields = {"kind": kind, "source": source, "idempotency_key": _key(record, cluster, "audit_id", event.audit_id)}
     if timestamp is not None:
         fields["timestamp"] = _with_offset(timestamp)
     # Spliced, not encoded again: what the record says is what the chain holds.
@@ -165,7 +184,17 @@ def _with_offset(timestamp: str) -> str:
     return f"{timestamp}+00:00"
 
 
-def _key(text: str) -> str:
+def _check_source(source: str, topic: str, sources: frozenset[str] | None) -> None:
+    if sources is not None and source not in sources:
+        raise Unusable(
+            f"the topic {topic} may not bring events of the source {source!r}: KAFKA_SOURCES allows it"
+            f" {', '.join(sorted(sources))}"
+        )
+
+
+def _key(record: Record, cluster: str, name: str, named: str | None) -> str:
+    # Bound to the topic, so that nobody who may write to one topic takes the key of another one's record.
+    text = f"{record.scope(cluster)}{name}:{named}" if named else record.own_key(cluster)
     return text if len(text) <= MAX_KEY_LENGTH else f"sha256:{sha256(text.encode()).hexdigest()}"
 
 

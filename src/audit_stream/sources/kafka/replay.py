@@ -14,6 +14,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Produ
 from audit_stream.errors import Misconfigured, Unreachable
 from audit_stream.sources.kafka.broker import TIMEOUT_S
 from audit_stream.sources.kafka.clients import consumer_of, made
+from audit_stream.sources.kafka.complaints import Complaints
 from audit_stream.sources.kafka.dead_letters import PRODUCER, WRITE_S
 from audit_stream.sources.kafka.letters import Original, original
 from audit_stream.sources.kafka.records import Record
@@ -46,7 +47,7 @@ def dead_letters(settings: KafkaSettings, *, all_of_them: bool) -> Iterator[tupl
 
 def put_back(settings: KafkaSettings, letters: Iterator[tuple[Record, Original]]) -> int:
     """Write each to its topic; how many. Raises Unreachable: what was put back until then is not put back again."""
-    producer: Producer = made(Producer, {"bootstrap.servers": settings.brokers, **PRODUCER}, settings)
+    producer: Producer = made(Producer, {"bootstrap.servers": settings.brokers, **PRODUCER}, settings, Complaints())
     count = 0
     part: list[tuple[Record, Original]] = []
     with closing(_reader(settings)) as reader:
@@ -121,6 +122,5 @@ def _read(reader: Consumer, topic: str, all_of_them: bool) -> Iterator[Message]:
 def _reader(settings: KafkaSettings) -> Consumer:
     # A group without members: in one that has some, only these may commit.
     alone = msgspec.structs.replace(settings, group=f"{settings.group}.replay-dlq")
-    return consumer_of(
-        alone, {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest"}
-    )
+    properties = {"enable.auto.commit": False, "enable.partition.eof": True, "auto.offset.reset": "earliest"}
+    return consumer_of(alone, properties, Complaints())

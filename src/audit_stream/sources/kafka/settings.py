@@ -15,11 +15,21 @@ from audit_stream.kinds import with_extra
 
 DlqFormat = Literal["connect", "json"]
 
+PUBLISHED = {
+    "KAFKA_BROKERS": "localhost:19092",
+    "KAFKA_ASSIGNMENT": "range,roundrobin",
+    "DATABASE_URL": "postgresql://localhost:5432/forge",
+    "LOG_DIR": "/logs",
+    "TENANT_ID": "spel-local-forge",
+}
+"""What `audit-consumer` takes where a variable is not set: the defaults of the daemon that had this name before."""
+
 # What the promise rests on is not for a file to change.
 _OURS = {
     "bootstrap.servers": "KAFKA_BROKERS says that",
     "metadata.broker.list": "KAFKA_BROKERS says that",
     "group.id": "KAFKA_GROUP_ID says that",
+    "partition.assignment.strategy": "KAFKA_ASSIGNMENT says that",
     "enable.auto.commit": "an offset is committed when the chain has the record",
     "enable.auto.offset.store": "an offset is committed when the chain has the record",
     "enable.partition.eof": "it is of no use here",
@@ -33,6 +43,10 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
     brokers: str
     topics: tuple[str, ...]
     group: str
+    assignment: str
+    """The strategies that are offered to the group, the preferred one first."""
+    sources: dict[str, frozenset[str]]
+    """What sources a topic may bring; "*": every topic that is not named. A topic that is in neither may bring any."""
     client: dict[str, str]
     """Properties of librdkafka beyond ours: security, timeouts."""
     event_kind: str
@@ -55,6 +69,8 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
             brokers=_brokers(found["KAFKA_BROKERS"]),
             topics=_topics(found["KAFKA_TOPICS"]),
             group=found["KAFKA_GROUP_ID"],
+            assignment=_assignment(found["KAFKA_ASSIGNMENT"]),
+            sources=_sources(found["KAFKA_SOURCES"]),
             client=_client(found["KAFKA_CONFIG"]),
             event_kind=_kind(found["KAFKA_EVENT_KIND"]),
             dlq_format=_dlq_format(dlq_format or found["KAFKA_DLQ_FORMAT"]),
@@ -65,11 +81,21 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True):
             metrics_asked_for=bool(given["METRICS_LISTEN"]),
         )
 
+    def sources_of(self, topic: str) -> frozenset[str] | None:
+        """The sources that the topic may bring; None: any."""
+        return self.sources.get(topic, self.sources.get("*"))
+
 
 VARIABLES = {
     "KAFKA_BROKERS": Variable("localhost:9092", "where Kafka is: host:port, separated by commas"),
     "KAFKA_TOPICS": Variable("forge.audit.query.executed", "what to consume, separated by commas; ^ begins a pattern"),
     "KAFKA_GROUP_ID": Variable("audit-consumer", "the group: its consumers share the partitions, its offsets are kept"),
+    "KAFKA_ASSIGNMENT": Variable(
+        "cooperative-sticky", "how the group shares partitions: cooperative-sticky, or range,roundrobin"
+    ),
+    "KAFKA_SOURCES": Variable(
+        "", "what sources a topic may bring: topic=source, again for each; * for all other topics"
+    ),
     "KAFKA_EVENT_KIND": Variable("other", "kind of the event that is made of an audit event"),
     "KAFKA_DLQ_FORMAT": Variable("connect", "how a dead letter is written: connect or json; also --dlq-format"),
     "KAFKA_CONFIG": Variable("", "a file of librdkafka's properties, name=value a line: security, timeouts"),
@@ -114,6 +140,31 @@ def _topics(text: str) -> tuple[str, ...]:
 
 
 DLQ = ".dlq"
+_STRATEGIES = ("range", "roundrobin")
+
+
+def _assignment(text: str) -> str:
+    names = _listed(text)
+    if names != ("cooperative-sticky",) and (not names or set(names) - set(_STRATEGIES)):
+        # librdkafka refuses to mix them: one protocol moves single partitions, the other one all of them at once.
+        raise Misconfigured(
+            f"KAFKA_ASSIGNMENT: {text!r} is neither cooperative-sticky nor made of range and roundrobin; all members of"
+            " a group have to share one strategy"
+        )
+    return ",".join(names)
+
+
+def _sources(text: str) -> dict[str, frozenset[str]]:
+    allowed: dict[str, set[str]] = {}
+    for part in _listed(text):
+        topic, equals, source = (piece.strip() for piece in part.partition("="))
+        if not equals or not source or not re.fullmatch(r"\*|[A-Za-z0-9._-]+", topic):
+            raise Misconfigured(
+                f"KAFKA_SOURCES: {part!r} is not written like payments=billing; separate several by commas, and name a"
+                " topic again for each of its sources"
+            )
+        allowed.setdefault(topic, set()).add(source)
+    return {topic: frozenset(sources) for topic, sources in allowed.items()}
 
 
 def _client(path: str) -> dict[str, str]:
