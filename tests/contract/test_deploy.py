@@ -44,7 +44,8 @@ def stages() -> list[list[Instruction]]:
         name, rest = line.split(None, 1)
         if name == "FROM":
             found.append([])
-        found[-1].append(Instruction(name, rest))
+        if found:  # an ARG may stand before the first stage
+            found[-1].append(Instruction(name, rest))
     return found
 
 
@@ -153,8 +154,8 @@ def test_the_profile_kafka_is_a_broker_a_database_and_the_daemon_between_them() 
     assert set(profile) == {"kafka", "postgres", "audit-tables", "audit-consumer"}
     daemon = profile["audit-consumer"]
     scripts = tomllib.loads(read("pyproject.toml"))["project"]
-    (installed,) = re.findall(r"\.whl\)\[([\w,]+)\]", read("Dockerfile"))
-    assert {"kafka", "postgres"} <= set(installed.split(",")) <= set(scripts["optional-dependencies"])
+    installed = set(re.findall(r"^([\w-]+)(?:\[\w+\])?==", read("requirements.lock"), flags=re.M))
+    assert {"confluent-kafka", "psycopg", "psycopg-binary"} <= installed
     assert daemon["entrypoint"][0] in scripts["scripts"]
     assert set(daemon["environment"]) <= set(KAFKA_VARIABLES) | set(SINK_VARIABLES)
     settings = KafkaSettings.from_env(daemon["environment"])

@@ -40,6 +40,8 @@ class House:
                 AUDIT_STREAM_REDIS_URL=self.proxy.url,
                 AUDIT_STREAM_CHAIN=CHAIN,
                 AUDIT_STREAM_ACK=self.ack,
+                # Each request here has a source of its own. Looking it up is no part of the write.
+                AUDIT_STREAM_MAX_SOURCES="off",
             )
         )
 

@@ -95,7 +95,7 @@ def test_a_follower_is_counted_until_it_leaves_and_one_that_falls_behind_as_drop
                 await appender.append(drafts(1))
                 reached = int(re.findall(rb"id: (\d+)", await anext(quick))[-1])
             left = [frame async for frame in slow]
-            assert left[-1] == b": too far behind; resume from your last id\n\n"
+            assert left[-1] == b": too far behind; resume from your last id\n"
             assert tally.board.total("sse_drops") == 1
             assert tally.board.total("sse_subscribers") == 1
 

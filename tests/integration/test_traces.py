@@ -50,7 +50,7 @@ def spans(redis_url: str) -> list[ReadableSpan]:
 
         async with (
             app.lifespan(),
-            httpx.AsyncClient(transport=httpx.ASGITransport(as_uvicorn), base_url="http://test") as client,
+            httpx.AsyncClient(transport=httpx.ASGITransport(as_uvicorn), base_url="http://localhost") as client,
         ):
             body = {"kind": "other", "source": "s", "payload": {"password": SECRET}}
             traced = {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Request-ID": "mine", "Authorization": SECRET}
@@ -176,7 +176,7 @@ def test_spans_reach_the_collector_at_the_latest_when_the_server_stops(redis_url
 def test_traces_that_are_not_installed_are_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "audit_stream.server.traces")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
-    with pytest.raises(Misconfigured, match=r"AUDIT_STREAM_OTEL: .*pip install 'audit-stream\[otel\]'"):
+    with pytest.raises(Misconfigured, match=r"AUDIT_STREAM_OTEL: .*pip install '\.\[otel\]'"):
         load_tracing()
 
 

@@ -133,8 +133,8 @@ def test_a_message_is_shown_without_what_is_secret(text: str, shown: str) -> Non
     [
         (["serve"], {"AUDIT_STREAM_REDIS_URL": "redsi://:SECRET@h"}, "redsi://h"),
         (["verify", "--redis-url", "redsi://:SECRET@h"], {}, "redsi://h"),
-        (["project", "init"], {"DATABASE_URL": "postgresqlx://u:SECRET@h"}, "postgresqlx://h"),
-        (["postgres", "status"], {"DATABASE_URL": "postgresqlx://u:SECRET@h"}, "postgresqlx://h"),
+        (["project", "init"], {"DATABASE_URL": "postgresqlx://u:SECRET@h"}, "DATABASE_URL: missing"),
+        (["postgres", "status"], {"DATABASE_URL": "postgresqlx://u:SECRET@h"}, "DATABASE_URL: missing"),
         (["stats"], {"AUDIT_STREAM_URL": "http://u:SECRET@127.0.0.1:1"}, "no server at http://127.0.0.1:1"),
         (["stats"], {"AUDIT_STREAM_URL": "htp://u:SECRET@127.0.0.1:1"}, "htp://127.0.0.1:1"),
         (["stats"], {"AUDIT_STREAM_URL": "http://u:SECRET/x@127.0.0.1:1"}, "http://127.0.0.1:1"),

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     SpoolArgument = str | os.PathLike[str] | Backlog | None
 
 DEFAULT_URL = "http://127.0.0.1:8093"
-ROUTES = frozenset(("events", "stream", "verify", "stats", "metrics", "healthz", "readyz", "dashboard", "schema"))
+ROUTES = frozenset(
+    ("events", "stream", "verify", "stats", "metrics", "healthz", "readyz", "dashboard", "docs", "schema", "openapi.json")
+)
 """What the paths of an address of ours never begin with: appended to, they lead nowhere."""
 
 
