@@ -11,8 +11,10 @@ imports it all and waits; for each command it forks a child, and what the child 
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
@@ -156,11 +158,14 @@ def _ended_at_once(command: Callable[[], None]) -> NoReturn:
 
 
 if __name__ == "__main__":
-    import audit_stream.server.run  # noqa: F401  the rest of a server
+    import audit_stream
     from audit_stream.cli import main
     from audit_stream.server.app import create_app
     from audit_stream.settings import Settings
 
+    for module in pkgutil.walk_packages(audit_stream.__path__, "audit_stream."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     create_app(Settings.from_env({}))  # what it imports and remembers
     gc.collect()
     gc.freeze()  # a collection in a child would copy the memory that it walks over

@@ -613,7 +613,7 @@ def library(redis_url: str) -> Iterator[ServerProcess]:
     mixed = product(range(40), ("request_allowed", "request_denied"), ("gate", "mesh", "caf\u00e9/&?"))
     with running_server(AUDIT_STREAM_REDIS_URL=redis_url, AUDIT_STREAM_CHAIN=f"lib.{secrets.token_hex(4)}") as server:
         server.post_batch(
-            [request(kind=kind, source=source, payload={"n": n, "pad": "x" * 600}) for n, kind, source in mixed]
+            [request(kind=kind, source=source, payload={"n": n, "pad": "x" * 1400}) for n, kind, source in mixed]
         ).raise_for_status()
         yield server
 

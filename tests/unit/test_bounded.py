@@ -61,7 +61,11 @@ Connect = Callable[[], Awaitable[Client]]
 
 @asynccontextmanager
 async def serving(protocol: type[OneWrite]) -> AsyncIterator[Connect]:
-    config, state, clients = uvicorn.Config(echo, http=protocol, lifespan="off", ws="none"), ServerState(), []
+    config, state, clients = (
+        uvicorn.Config(echo, http=protocol, lifespan="off", ws="none", log_config=None),
+        ServerState(),
+        [],
+    )
     config.load()
     server = await asyncio.get_running_loop().create_server(
         lambda: protocol(config, state, {}, tally=Tally()), "127.0.0.1", 0

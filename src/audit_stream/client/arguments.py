@@ -17,7 +17,19 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8093"
 ROUTES = frozenset(
-    ("events", "stream", "verify", "stats", "metrics", "healthz", "readyz", "dashboard", "docs", "schema", "openapi.json")
+    [
+        "events",
+        "stream",
+        "verify",
+        "stats",
+        "metrics",
+        "healthz",
+        "readyz",
+        "dashboard",
+        "docs",
+        "schema",
+        "openapi.json",
+    ]
 )
 """What the paths of an address of ours never begin with: appended to, they lead nowhere."""
 
