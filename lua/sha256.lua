@@ -6,54 +6,14 @@
 
     sha256(message) -> 64 hex digits
 
-  Words are 32-bit. Redis and Valkey have Mike Pall's `bit` library, whose results are signed; where it
-  is missing (fakeredis) the same functions are built from arithmetic, about 30 times slower.
+  Words are 32-bit. Redis and Valkey give scripts Mike Pall's `bit` library, whose results are signed.
 ]]
 local sha256
 do
   local floor, byte, char, rep, format = math.floor, string.byte, string.char, string.rep, string.format
   local TWO32 = 4294967296
 
-  local band, bxor, bnot, ror, shr, tobit
-  if bit then
-    band, bxor, bnot, ror, shr, tobit = bit.band, bit.bxor, bit.bnot, bit.ror, bit.rshift, bit.tobit
-  else
-    -- Bitwise on unsigned words, four bits at a time through 16 x 16 tables.
-    local AND, XOR = {}, {}
-    for a = 0, 15 do
-      for b = 0, 15 do
-        local both, either, place, x, y = 0, 0, 1, a, b
-        for _ = 1, 4 do
-          local p, q = x % 2, y % 2
-          both = both + p * q * place
-          either = either + (p + q) % 2 * place
-          x, y, place = (x - p) / 2, (y - q) / 2, place * 2
-        end
-        AND[a * 16 + b], XOR[a * 16 + b] = both, either
-      end
-    end
-    local function by_nibbles(map, a, b)
-      local result, place = 0, 1
-      for _ = 1, 8 do
-        local x, y = a % 16, b % 16
-        result = result + map[x * 16 + y] * place
-        a, b, place = (a - x) / 16, (b - y) / 16, place * 16
-      end
-      return result
-    end
-    function tobit(a) return a % TWO32 end
-    function bnot(a) return TWO32 - 1 - a end
-    function band(a, b) return by_nibbles(AND, a, b) end
-    function bxor(a, b, c)
-      local result = by_nibbles(XOR, a, b)
-      return c and by_nibbles(XOR, result, c) or result
-    end
-    function shr(a, n) return floor(a / 2 ^ n) end
-    function ror(a, n)
-      local low = a % 2 ^ n
-      return (a - low) / 2 ^ n + low * 2 ^ (32 - n)
-    end
-  end
+  local band, bxor, bnot, ror, shr, tobit = bit.band, bit.bxor, bit.bnot, bit.ror, bit.rshift, bit.tobit
 
   -- FIPS 180-4 §4.2.2: the first 32 bits of the fractional parts of the cube roots of the first 64 primes.
   local K = {

@@ -150,24 +150,17 @@ class Stream:
 
     async def pick(self, event_ids: Sequence[int]) -> list[Event]:
         """The events of these ids, in this order; one that is not there is left out."""
-        found = await self._pick_at_once(event_ids)
-        # Not there: or named in vain, for a server that takes the repeated name for one (fakeredis does).
-        for event_id in [event_id for event_id in event_ids if event_id not in found]:
-            if event := await self.get(event_id):
-                found[event_id] = event
-        return [found[event_id] for event_id in event_ids if event_id in found]
-
-    async def _pick_at_once(self, event_ids: Sequence[int]) -> dict[int, Event]:
-        """In one command and one reply: an XREAD that names the stream once for each event."""
+        # One command and one reply: an XREAD that names the stream once for each event.
         names = [self.keys.events] * len(event_ids)
         before = [b"%d-%d" % (event_id - 1, LAST_SEQUENCE) for event_id in event_ids]
         async with self._reader.asking() as redis:
             reply = await redis.execute_command("XREAD", "COUNT", 1, "STREAMS", *names, *before)
         page = page_of([entries[0] for _, entries in reply or []])
-        # Where an event is missing the one behind it came instead.
+        # Where an event is missing the one after it came instead.
         wanted = set(event_ids)
         asked_for = [event for event in page.events if event.event_id in wanted]
-        return {event.event_id: event for event in Page(asked_for, page.foreign).unbroken()}
+        found = {event.event_id: event for event in Page(asked_for, page.foreign).unbroken()}
+        return [found[event_id] for event_id in event_ids if event_id in found]
 
     async def wait(self, after: bytes, *, count: int, block_s: float) -> Page:
         """Up to `count` events behind the entry `after`, on the tail's own connection; waits until there is one."""

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import fakeredis
 import redis
 
 from audit_stream.appender import Appender
@@ -20,6 +19,7 @@ from audit_stream.settings import FSYNC, Ack, Hashing
 from audit_stream.stream import Stream
 from audit_stream.submission import Receipt
 from audit_stream.verifier import Walk
+from tests import fake_redis
 
 StoreName = Literal["redis", "fakeredis"]
 S = TypeVar("S", bound=Stream)
@@ -41,15 +41,15 @@ def real_store(url: str) -> Store:
 
 
 def fake_store() -> Store:
-    server = fakeredis.FakeServer()
+    server = fake_redis.FakeServer()
 
     def client() -> Any:
-        made: Any = fakeredis.FakeAsyncRedis(server=server, protocol=2)
+        made: Any = fake_redis.FakeAsyncRedis(server=server, protocol=2)
         for command in ("XRANGE", "XREVRANGE", "XREAD"):
             made.set_response_callback(command, as_it_came)
         return made
 
-    return Store("fakeredis", lambda: Clients(client(), client(), client()), fakeredis.FakeRedis(server=server))
+    return Store("fakeredis", lambda: Clients(client(), client(), client()), fake_redis.FakeRedis(server=server))
 
 
 class Chain:

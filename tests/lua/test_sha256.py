@@ -4,28 +4,27 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 
-import fakeredis
 import pytest
 import redis
 
 from audit_stream.scripts import source
+from tests.fake_redis import FakeRedis
 
 EACH = "local hashes = {} for i, message in ipairs(ARGV) do hashes[i] = sha256(message) end return hashes"
-WITHOUT_BIT = "local bit = nil\n"
 CALL_BYTES = 4096
-"""Hashed in one call, so that the fallback does not hold up a Redis that others use as well."""
+"""Hashed in one call, so that it does not hold up a Redis that others use as well."""
 
 Hashes = Callable[[list[bytes]], list[bytes]]
 
 
-@pytest.fixture(params=["redis with bit", "redis without bit", "fakeredis"])
+@pytest.fixture(params=["redis", "fakeredis"])
 def lua_sha256(request: pytest.FixtureRequest) -> Iterator[Hashes]:
     client: redis.Redis
     if request.param == "fakeredis":
-        client = fakeredis.FakeRedis()
+        client = FakeRedis()
     else:
         client = redis.Redis.from_url(request.getfixturevalue("redis_url"))
-    script = (WITHOUT_BIT if request.param == "redis without bit" else "") + source("sha256") + EACH
+    script = source("sha256") + EACH
 
     def hashes(messages: list[bytes]) -> list[bytes]:
         answer: list[bytes] = client.execute_command("EVAL", script, 0, *messages)
@@ -97,7 +96,7 @@ def test_one_call_leaves_nothing_behind_for_the_next(lua_sha256: Hashes) -> None
 def test_it_defines_one_local_function_and_no_global(redis_url: str) -> None:
     globals_set = "local before = {} for name in pairs(_G) do before[name] = true end\n"
     new = "local new = {} for name in pairs(_G) do if not before[name] then new[#new + 1] = name end end return new"
-    with fakeredis.FakeRedis() as client:
+    with FakeRedis() as client:
         assert client.execute_command("EVAL", globals_set + source("sha256") + new, 0) == []
     # Redis itself refuses a script that sets a global.
     with redis.Redis.from_url(redis_url) as real:

@@ -1,0 +1,28 @@
+"""fakeredis where it differs from Redis in what the chain uses."""
+
+import importlib
+from typing import Any
+
+import fakeredis
+import lupa
+from fakeredis.commands_mixins import scripting_mixin
+
+# Redis gives scripts the library `bit`. Of the Lua versions in lupa only LuaJIT has it.
+with lupa.allow_lua_module_loading():
+    scripting_mixin.LUA_MODULE = importlib.import_module("lupa.luajit21")
+
+FakeRedis = fakeredis.FakeRedis
+FakeServer = fakeredis.FakeServer
+
+
+class FakeAsyncRedis(fakeredis.FakeAsyncRedis):  # type: ignore[misc]  # not typed
+    async def execute_command(self, *args: Any, **options: Any) -> Any:
+        """Answer an XREAD that names one stream several times once for each; fakeredis answers once."""
+        if args[0] != "XREAD" or "BLOCK" in args:
+            return await super().execute_command(*args, **options)
+        streams = args.index("STREAMS") + 1
+        count = (len(args) - streams) // 2
+        replies: list[Any] = []
+        for name, after in zip(args[streams : streams + count], args[streams + count :], strict=True):
+            replies += await super().execute_command(*args[:streams], name, after, **options) or []
+        return replies
