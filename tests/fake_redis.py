@@ -3,13 +3,17 @@
 import importlib
 from typing import Any
 
-import fakeredis
 import lupa
-from fakeredis.commands_mixins import scripting_mixin
 
-# Redis gives scripts the library `bit`. Of the Lua versions in lupa only LuaJIT has it.
+# Redis gives scripts the library `bit`. Of the Luas in lupa only LuaJIT has it. It comes before fakeredis, which loads
+# another one: of two, the symbols of the first are used.
 with lupa.allow_lua_module_loading():
-    scripting_mixin.LUA_MODULE = importlib.import_module("lupa.luajit21")
+    luajit = importlib.import_module("lupa.luajit21")
+
+import fakeredis  # noqa: E402
+from fakeredis.commands_mixins import scripting_mixin  # noqa: E402
+
+scripting_mixin.LUA_MODULE = luajit
 
 FakeRedis = fakeredis.FakeRedis
 FakeServer = fakeredis.FakeServer
