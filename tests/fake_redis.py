@@ -10,8 +10,8 @@ import lupa
 with lupa.allow_lua_module_loading():
     luajit = importlib.import_module("lupa.luajit21")
 
-import fakeredis  # noqa: E402
-from fakeredis.commands_mixins import scripting_mixin  # noqa: E402
+import fakeredis
+from fakeredis.commands_mixins import scripting_mixin
 
 scripting_mixin.LUA_MODULE = luajit
 
@@ -19,14 +19,15 @@ FakeRedis = fakeredis.FakeRedis
 FakeServer = fakeredis.FakeServer
 
 
-class FakeAsyncRedis(fakeredis.FakeAsyncRedis):  # type: ignore[misc]  # not typed
+class FakeAsyncRedis(fakeredis.FakeAsyncRedis):
     async def execute_command(self, *args: Any, **options: Any) -> Any:
         """Answer an XREAD that names one stream several times once for each; fakeredis answers once."""
+        execute: Any = super().execute_command
         if args[0] != "XREAD" or "BLOCK" in args:
-            return await super().execute_command(*args, **options)
+            return await execute(*args, **options)
         streams = args.index("STREAMS") + 1
         count = (len(args) - streams) // 2
         replies: list[Any] = []
         for name, after in zip(args[streams : streams + count], args[streams + count :], strict=True):
-            replies += await super().execute_command(*args[:streams], name, after, **options) or []
+            replies += await execute(*args[:streams], name, after, **options) or []
         return replies

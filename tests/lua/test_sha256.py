@@ -19,11 +19,8 @@ Hashes = Callable[[list[bytes]], list[bytes]]
 
 @pytest.fixture(params=["redis", "fakeredis"])
 def lua_sha256(request: pytest.FixtureRequest) -> Iterator[Hashes]:
-    client: redis.Redis
-    if request.param == "fakeredis":
-        client = FakeRedis()
-    else:
-        client = redis.Redis.from_url(request.getfixturevalue("redis_url"))
+    fake = request.param == "fakeredis"
+    client = FakeRedis() if fake else redis.Redis.from_url(request.getfixturevalue("redis_url"))
     script = source("sha256") + EACH
 
     def hashes(messages: list[bytes]) -> list[bytes]:
