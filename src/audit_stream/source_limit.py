@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from audit_stream.connection import end
 from audit_stream.errors import AuditStreamError, ChainBroken, Denied, Refused, Unreachable
 from audit_stream.event import Draft
+from audit_stream.known_sources import COMPLETE
 from audit_stream.stream import Stream
 
 REMEMBERED = 100_000
@@ -61,6 +62,9 @@ class SourceLimit:
                 room = max(0, self._most - size)
                 if len(added) > room:
                     raise self._refusal(added[room], drafts, batch=batch)
+                if not complete and size == 0 and (await self._stream.head()).event_id == 0:
+                    # An empty chain has no older sources: nothing has to be looked for among all of Redis' keys.
+                    new, complete = [*new, COMPLETE], True
                 await self._stream.known_sources.add(new)
         except (Denied, ChainBroken) as error:
             self._report(error)
@@ -93,7 +97,7 @@ class SourceLimit:
             sources = [key[len(prefix) :] for key in keys if key.startswith(prefix)]
             for start in range(0, len(sources), PAGE):
                 await self._stream.known_sources.add(sources[start : start + PAGE])
-            await self._stream.known_sources.add([b""])
+            await self._stream.known_sources.add([COMPLETE])
         except AuditStreamError as error:
             self._report(error)  # the next new source begins it again
 

@@ -99,7 +99,7 @@ filters = st.fixed_dictionaries(
 EVERYTHING = {"kind": None, "source": None, "since": None, "until": None, "after": None, "before": None, "limit": COUNT}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(filters)
 @example(EVERYTHING)
 @example(EVERYTHING | {"limit": COUNT - 1})

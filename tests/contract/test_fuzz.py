@@ -31,7 +31,7 @@ CHECKS = [
 PHASES = {"examples", "coverage", "fuzzing"}
 CONFIG: dict[str, Any] = {
     "seed": 1,
-    "generation": {"deterministic": True, "max-examples": 25},
+    "generation": {"deterministic": True, "max-examples": 10},
     # Nothing in the document is an example, so they are made.
     "phases": {"examples": {"fill-missing": True}},
     "checks": {"not_a_server_error": {"expected-statuses": ["2xx", "3xx", "4xx", "503"]}},

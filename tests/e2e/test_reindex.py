@@ -74,7 +74,7 @@ class Indexes:
 
     def all(self) -> dict[bytes, Any]:
         """The chain and its indexes; what servers note of their verifying are not streams."""
-        keys: Any = self.redis.scan_iter(f"{self.prefix}*", count=1000, _type="stream")
+        keys: Any = self.redis.scan_iter(f"{self.prefix}*", count=10_000, _type="stream")
         return {key: (self.redis.ttl(key), self.redis.xrange(key)) for key in keys}
 
 

@@ -17,7 +17,7 @@ from tests.faults.processes import children, endings, needs_linux, stopped, valk
 from tests.harness import ServerProcess, running_server
 
 WRITERS = 4
-EVENTS = 2_000
+EVENTS = 500
 WORKERS = 3
 HASHINGS: tuple[Hashing, ...] = ("checked", "script")
 

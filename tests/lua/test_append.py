@@ -49,7 +49,7 @@ class Script:
 def script(redis_url: str) -> Iterator[Script]:
     with redis.Redis.from_url(redis_url) as client:
         yield Script(client)
-        client.delete(*client.scan_iter(CHAIN + b"*"), b"none")
+        client.delete(*client.scan_iter(CHAIN + b"*", count=10_000), b"none")
 
 
 def head(believed: int = 0, hash_: bytes = GENESIS, promised: int = 0, promised_hash: bytes = b"") -> list[bytes | int]:

@@ -36,7 +36,7 @@ class Stored:
     # --- all keys at once
 
     def all_keys(self) -> list[bytes]:
-        return sorted(key for key in self.client.scan_iter(count=1000) if key.startswith(self.tag))
+        return sorted(key for key in self.client.scan_iter(count=10_000) if key.startswith(self.tag))
 
     def dump(self) -> dict[bytes, bytes]:
         """A backup of the chain, what Redis knows about its streams included."""
