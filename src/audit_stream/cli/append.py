@@ -164,7 +164,7 @@ def _refusal(failed: Failed, batch: list[Line], written: int) -> Failed:
     if isinstance(index, int) and 0 <= index < len(batch):
         why = without_place(failed.detail)
         message = f"line {batch[index].number}: {why}"
-        hint = f"{before}, and nothing from line {first} on: mend the line and send again from line {first}."
+        hint = f"{before}, and nothing from line {first} on: correct the line and send again from line {first}."
     elif failed.in_doubt:
         message = f"lines {first} to {last}: {failed}"
         hint = f"{before}; whether these lines were is not known. Lines with an idempotency_key can be sent again."

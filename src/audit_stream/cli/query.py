@@ -25,7 +25,7 @@ Form = Literal["table", "json", "csv"]
 @source_option
 @click.option("--since", metavar="TIME", callback=time_given, help=f"committed at or after this: {FORMS}")
 @click.option("--until", metavar="TIME", callback=time_given, help="committed before this, written the same")
-@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="events behind this one, the oldest first")
+@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="events after this one, the oldest first")
 @click.option("--before", metavar="ID", type=click.IntRange(min=0), help="events before this one")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=1000, help="at most this many, default: 1000")
 @columns_option

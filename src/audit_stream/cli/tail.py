@@ -17,7 +17,7 @@ from audit_stream.cli.rows import Rows, columns_option, wide_option
 @click.command()
 @kind_option
 @source_option
-@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="begin behind this event, default: now")
+@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="begin after this event, default: now")
 @click.option("--from-start", is_flag=True, help="begin with event 1")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="end after this many events")
 @columns_option

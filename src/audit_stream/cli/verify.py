@@ -93,7 +93,7 @@ def verify(
             else:
                 found = of_server(url, Range(first, last, deep), list(pins.values()))
         except Exception as error:
-            # Whatever went wrong, it is no evidence against the chain, and its exit code must not say so.
+            # An error of any kind is not evidence against the chain, and the exit code must not say so.
             tell(f"cannot tell: {words_of(error)}")
             return CANNOT_TELL
         intact = found.verdict.valid and not any(found.contradictions)
