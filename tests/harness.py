@@ -123,8 +123,14 @@ def _started(arguments: Sequence[str], settings: Mapping[str, str], log: IO[byte
         process.kill()
         process.stdout.close()
         raise RuntimeError(f"the server did not start: it said {ready!r} and ended with {process.wait()}")
-    url = next(word for word in ready.split() if "://" in word)
-    return ServerProcess(process, url, ready)
+    return ServerProcess(process, url_in(ready), ready)
+
+
+def url_in(ready: str) -> str:
+    """The server's address in the line that it prints when it takes requests."""
+    if ready.startswith("{"):
+        return str(json.loads(ready)["url"])
+    return next(word for word in ready.split() if "://" in word)
 
 
 @contextmanager

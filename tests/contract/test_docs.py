@@ -130,8 +130,8 @@ def test_settings_that_operators_are_told_of_exist() -> None:
         assert named <= set(VARIABLES) | {"AUDIT_STREAM_URL", "AUDIT_STREAM_TOKEN"}, page.name
 
 
-def test_no_line_installs_somebody_else_s_package() -> None:
-    """`audit-stream` on the package index is another product: only a checkout or a wheel of ours may be installed."""
+def test_no_line_installs_the_predecessor() -> None:
+    """The package index has audit-stream 0.1.0 by this name: only a checkout or a wheel of ours may be installed."""
     files = [*PAGES, *(ROOT / "src").rglob("*.py"), *(ROOT / "deploy").rglob("*"), *(ROOT / "examples").rglob("*")]
     files += [
         ROOT / name for name in ("CONTRIBUTING.md", "Makefile", "Dockerfile", "docker-compose.yml", "pyproject.toml")

@@ -185,7 +185,7 @@ def test_a_bad_line_is_named_by_its_number_and_the_batches_before_it_stay(server
     done = run("append", url=server.url, stdin=b"\n".join(lines))
     assert done.returncode == 1
     assert b"line 700: kind: 'nonsense' is not a kind" in done.stderr
-    assert b"500 events were written before, and nothing from line 502 on" in done.stderr
+    assert b"500 events were written before, and nothing from line 502 on: correct the line and send" in done.stderr
     assert ids(done.stdout) == list(range(1, 501))
     assert server.get("/stats").json()["count"] == 500
 
@@ -324,7 +324,7 @@ def frame(event_id: int) -> bytes:
 SSE = "text/event-stream"
 
 
-def test_tail_waits_as_it_is_told_and_resumes_behind_the_last_id() -> None:
+def test_tail_waits_as_it_is_told_and_resumes_after_the_last_id() -> None:
     answers = [
         Answer(b"retry: 20\n\n" + frame(8) + frame(9) + b'id: 10\ndata: {"event_', type_=SSE),
         Answer(b"", status=503, Retry_After="1"),
@@ -336,10 +336,12 @@ def test_tail_waits_as_it_is_told_and_resumes_behind_the_last_id() -> None:
     assert done.returncode == 0, done.stderr
     assert ids(done.stdout) == [8, 9, 10, 16]
     assert [asked.headers["last-event-id"] for asked in server.asked] == ["7", "9", "9", "15"]
+    assert b"the server ended the stream; trying again, after event #9\n" in done.stderr
+    assert b"connected again, after event #9\n" in done.stderr
     assert server.asked[2].at - server.asked[1].at >= 1
 
 
-def test_tail_ends_with_1_where_waiting_mends_nothing(server: ServerProcess) -> None:
+def test_tail_ends_with_1_for_an_error_that_waiting_does_not_fix(server: ServerProcess) -> None:
     done = run("tail", "--after", "1000", url=server.url)
     assert done.returncode == 1
     assert b"the cursor #1000 is ahead of the chain" in done.stderr

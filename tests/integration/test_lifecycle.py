@@ -24,7 +24,7 @@ from audit_stream.errors import Misconfigured
 from audit_stream.settings import Settings
 from tests.faults.evidence import FIELDS, check_receipts, check_sound
 from tests.faults.processes import endings, free_port, needs_linux, stopped, valkeys_of
-from tests.harness import ServerProcess, clean_environ, running_server, serve_command
+from tests.harness import ServerProcess, clean_environ, running_server, serve_command, url_in
 
 STOPPED_WITHIN_S = 5.0
 POSTS = 50
@@ -415,7 +415,7 @@ def server_in_its_own_group(*arguments: str, **settings: str) -> Iterator[Server
     assert process.stdout
     try:
         ready = process.stdout.readline()
-        server = ServerProcess(process, next(word for word in ready.split() if word.startswith("http://")), ready)
+        server = ServerProcess(process, url_in(ready), ready)
         with server.client:
             yield server
     finally:

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
+from audit_stream import __version__
 from audit_stream.server.logs import set_up_logs
 from audit_stream.server.requests import current_request
 from audit_stream.settings import LogForm
-from tests.harness import ROOT, clean_environ, running_server, serve_command
+from tests.harness import ROOT, clean_environ, running_server, serve_command, url_in
 
 SECRET = "s3cr3t-9f2a"
 
@@ -112,13 +113,24 @@ def told(redis_url: str) -> dict[str, Any]:
     )
     try:
         assert process.stdout
-        url = re.findall(r"http://\S+", process.stdout.readline())[0]
-        answers = answered(url)
+        started = process.stdout.readline()
+        answers = answered(url_in(started))
     finally:
         process.terminate()
         _, stderr = process.communicate(timeout=20)
     assert process.returncode == 0
-    return {"answers": answers, "text": stderr, "lines": [json.loads(line) for line in stderr.splitlines()]}
+    lines = [json.loads(line) for line in stderr.splitlines()]
+    return {"answers": answers, "text": stderr, "lines": lines, "started": started, "pid": process.pid}
+
+
+def test_the_line_of_the_start_has_the_form_of_the_log(told: dict[str, Any], redis_url: str, chain: str) -> None:
+    line = json.loads(told["started"])
+    assert list(line) == ["event", "level", "logger", "url", "timestamp", "pid"]
+    assert line["url"].startswith("http://127.0.0.1:")
+    assert line["event"].startswith(f"audit-stream {__version__} on {line['url']} · chain 'logs.")
+    assert (line["level"], line["logger"], line["pid"]) == ("info", "audit_stream.server.run", told["pid"])
+    with running_server(AUDIT_STREAM_REDIS_URL=redis_url, AUDIT_STREAM_CHAIN=chain, AUDIT_STREAM_LOG="text") as server:
+        assert server.ready.startswith(f"audit-stream {__version__} on {server.url} · chain '{chain}'")
 
 
 def test_a_request_id_that_is_sane_is_taken_over_and_any_other_is_made(told: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import logging
-import re
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -24,7 +23,7 @@ from audit_stream.tally import Tally
 from audit_stream.verdicts import LastVerdict, Verdicts
 from audit_stream.verifier import Verifier
 from audit_stream.watch import Watch
-from tests.harness import ServerProcess, clean_environ, serve_command
+from tests.harness import ServerProcess, clean_environ, serve_command, url_in
 
 DAY = timedelta(days=1)
 ANOTHER = "event #6 is not the one that was verified"
@@ -290,7 +289,7 @@ def test_a_server_tells_of_a_break_in_its_log_its_metrics_and_its_stats(redis_ur
     try:
         assert process.stdout
         assert process.stderr
-        url = re.findall(r"http://\S+", process.stdout.readline())[0]
+        url = url_in(process.stdout.readline())
         with ServerProcess(process, url, "").client as client:
             for number in range(3):
                 client.post("/events", json={"kind": "other", "source": "s", "payload": {"n": number}})

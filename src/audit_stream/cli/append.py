@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import rich_click as click
 
+from audit_stream.cli.examples import examples
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option, url_option
 from audit_stream.cli.output import console, tell, wants_json, write_lines
@@ -25,7 +26,13 @@ READ_BYTES = 1024 * 1024
 STDIN = 0
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        """append --kind other --source orders --payload '{"id": 7}'""",
+        "append --kind other --source backup --idempotency-key 2026-11-21",
+        "append --token-file token < events.jsonl",
+    )
+)
 @click.option("--kind", metavar="KIND", help="kind of the event; without it, events are read from standard input")
 @click.option("--source", metavar="SOURCE", help="producing repository or service")
 @click.option("--payload", metavar="JSON", help="a JSON object; @file reads it from there, - from standard input")
@@ -164,7 +171,7 @@ def _refusal(failed: Failed, batch: list[Line], written: int) -> Failed:
     if isinstance(index, int) and 0 <= index < len(batch):
         why = without_place(failed.detail)
         message = f"line {batch[index].number}: {why}"
-        hint = f"{before}, and nothing from line {first} on: mend the line and send again from line {first}."
+        hint = f"{before}, and nothing from line {first} on: correct the line and send again from line {first}."
     elif failed.in_doubt:
         message = f"lines {first} to {last}: {failed}"
         hint = f"{before}; whether these lines were is not known. Lines with an idempotency_key can be sent again."

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 # One run of white space, quotes and separators is looked at once, however long it is: hence the possessive `*+`.
+_SEPARATORS = frozenset(";\t|\r\n")
 _BEGINNING = re.compile(r"""(^|[;\t|\r\n])([\s"';|]*+)([=+\-@＝＋－＠]?)""")
 
 
@@ -31,4 +32,6 @@ def _guarded(match: re.Match[str]) -> str:
     separator, run, sign = match.groups()
     if not sign:
         return match.group()
-    return f"{separator}{run}'{sign}" if separator else f"'{run}{sign}"
+    if separator or not _SEPARATORS.isdisjoint(run):
+        return f"{separator}{run}'{sign}"  # after the last separator: what is before it is another cell
+    return f"'{run}{sign}"

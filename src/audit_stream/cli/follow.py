@@ -13,10 +13,10 @@ LONGEST_WAIT_S = 30.0
 
 
 def follow(remote: Remote, params: Mapping[str, str | None], cursor: int) -> Iterator[list[bytes]]:
-    """Yield the JSON of every event behind `cursor`, in order, each once, in the groups they arrive in.
+    """Yield the JSON of every event after `cursor`, in order, each once, in the groups they arrive in.
 
     Never ends by itself: a lost connection, a restart or a busy server is waited out, and the stream
-    taken up again behind the last event that was yielded. Raises Failed for what waiting does not mend.
+    taken up again after the last event that was yielded. Raises Failed for an error that waiting does not fix.
     """
     retry_s, attempt = 2.0, 0
     while True:
@@ -26,10 +26,12 @@ def follow(remote: Remote, params: Mapping[str, str | None], cursor: int) -> Ite
             headers = {"Last-Event-ID": str(cursor), "Cache-Control": "no-store", "User-Agent": AGENT}
             with remote.stream("stream", params, accept="text/event-stream", **headers) as answer:
                 if not answer.headers.get("content-type", "").startswith("text/event-stream"):
-                    raise Failed(f"{remote.url}/stream is no event stream: is it an audit-stream server?", status=404)
+                    raise Failed(
+                        f"{remote.url}/stream is not an event stream: is it an audit-stream server?", status=404
+                    )
                 for chunk in answer.iter_bytes():
                     if attempt:
-                        tell(f"connected again, behind event #{cursor}")
+                        tell(f"connected again, after event #{cursor}")
                         attempt = 0
                     events, cursor = _new(parser.feed(chunk), cursor)
                     if events:
@@ -45,7 +47,7 @@ def follow(remote: Remote, params: Mapping[str, str | None], cursor: int) -> Ite
         # Jittered, so that the clients of a restarted server do not all come back at the same moment.
         wait_s = max(at_least, min(retry_s * 2**attempt, LONGEST_WAIT_S) * random.uniform(0.5, 1))
         if not attempt:
-            tell(f"{reason}; trying again, behind event #{cursor}")
+            tell(f"{reason}; trying again, after event #{cursor}")
         attempt = min(attempt + 1, 10)
         time.sleep(wait_s)
 
@@ -64,5 +66,5 @@ def _number(event_id: bytes) -> int:
     if not event_id:
         return 0
     if not event_id.isdigit():
-        raise Failed(f"the stream carries the id {event_id[:40]!r}, which is no event_id", status=404)
+        raise Failed(f"the stream carries the id {event_id[:40]!r}, which is not an event_id", status=404)
     return int(event_id)

@@ -7,6 +7,7 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
+from audit_stream.cli.examples import examples
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.importing import (
     Plan,
@@ -28,7 +29,14 @@ without_times_option = click.option(
 )
 
 
-@click.command("import")
+@click.command(
+    "import",
+    epilog=examples(
+        "import history.json",
+        "import events.jsonl.gz --redis-url redis://127.0.0.1/0",
+        "import history.json --redis-url redis://127.0.0.1/0 --as-recorded",
+    ),
+)
 @click.argument("file", type=click.Path(path_type=Path))
 @url_option()
 @redis_url_option()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import rich_click as click
 
 from audit_stream.cli.cells import csv_lines
+from audit_stream.cli.examples import examples
 from audit_stream.cli.options import json_option, kind_option, source_option, url_option
 from audit_stream.cli.output import console, tell, wants_json, write, write_lines
 from audit_stream.cli.rows import Rows, columns_option, csv_rows, wide_option
@@ -20,12 +21,18 @@ PAGE = 1_000
 Form = Literal["table", "json", "csv"]
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "query --source orders --since -1h",
+        "query --kind request_denied --since 2026-11-01 --until yesterday",
+        "query --columns id,timestamp,payload.id --format csv > events.csv",
+    )
+)
 @kind_option
 @source_option
 @click.option("--since", metavar="TIME", callback=time_given, help=f"committed at or after this: {FORMS}")
 @click.option("--until", metavar="TIME", callback=time_given, help="committed before this, written the same")
-@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="events behind this one, the oldest first")
+@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="events after this one, the oldest first")
 @click.option("--before", metavar="ID", type=click.IntRange(min=0), help="events before this one")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), default=1000, help="at most this many, default: 1000")
 @columns_option

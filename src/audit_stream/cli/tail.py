@@ -9,15 +9,22 @@ from threading import Thread
 
 import rich_click as click
 
+from audit_stream.cli.examples import examples
 from audit_stream.cli.options import json_option, kind_option, source_option, url_option
 from audit_stream.cli.output import console, wants_json, write_lines
 from audit_stream.cli.rows import Rows, columns_option, wide_option
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "tail --kind request_denied",
+        "tail --source orders --columns id,time,payload.id",
+        "tail --from-start --json > events.jsonl",
+    )
+)
 @kind_option
 @source_option
-@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="begin behind this event, default: now")
+@click.option("--after", metavar="ID", type=click.IntRange(min=0), help="begin after this event, default: now")
 @click.option("--from-start", is_flag=True, help="begin with event 1")
 @click.option("--limit", metavar="N", type=click.IntRange(min=1), help="end after this many events")
 @columns_option

@@ -18,6 +18,7 @@ from audit_stream.access.entry import (
     to_toml,
 )
 from audit_stream.atomic import replacing
+from audit_stream.cli.examples import examples
 from audit_stream.cli.failures import Failed
 from audit_stream.cli.options import json_option
 from audit_stream.cli.output import console, printable, tell, wants_json, write_lines
@@ -29,7 +30,13 @@ def token() -> None:
     """Make tokens, and check the file that names them (AUDIT_STREAM_TOKENS)."""
 
 
-@token.command()
+@token.command(
+    epilog=examples(
+        "token new shop --scope append --source shop --file tokens.toml",
+        "token new dashboard --scope read --file tokens.toml",
+        "token new prometheus --scope metrics --quiet > token",
+    )
+)
 @click.argument("name")
 @click.option(
     "--scope",

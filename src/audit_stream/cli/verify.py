@@ -9,6 +9,7 @@ import msgspec
 import rich_click as click
 from rich.text import Text
 
+from audit_stream.cli.examples import examples
 from audit_stream.cli.failures import words_of
 from audit_stream.cli.options import choose_one, json_option, redis_url_option, setting_option, url_option
 from audit_stream.cli.output import console, printable, tell, until_reader_leaves, wants_json, write_lines
@@ -27,7 +28,13 @@ def pin_given(_: click.Context, __: click.Parameter, text: str | None) -> Pin | 
         raise click.BadParameter(f"{error}.") from error
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        "verify --pin head.pin",
+        "verify --redis-url redis://127.0.0.1/0 --deep",
+        "verify events.jsonl.gz --pin head.pin",
+    )
+)
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--from", "first", metavar="ID", type=click.IntRange(min=1), default=1, help="begin with this event")
 @click.option("--to", "last", metavar="ID", type=click.IntRange(min=1), help="end with this event, not the newest")
@@ -93,7 +100,7 @@ def verify(
             else:
                 found = of_server(url, Range(first, last, deep), list(pins.values()))
         except Exception as error:
-            # Whatever went wrong, it is no evidence against the chain, and its exit code must not say so.
+            # An error of any kind is not evidence against the chain, and the exit code must not say so.
             tell(f"cannot tell: {words_of(error)}")
             return CANNOT_TELL
         intact = found.verdict.valid and not any(found.contradictions)

@@ -19,7 +19,25 @@ from audit_stream.settings import LogForm, LogLevel
 def set_up_logs(form: LogForm, level: LogLevel, stream: TextIO | None = None) -> None:
     """Send everything that is logged from `level` up to `stream`."""
     stream = sys.stderr if stream is None else stream
-    text = form == "text" or (form == "auto" and stream.isatty())
+    handler = logging.StreamHandler(stream)
+    colors = stream.isatty() and not os.environ.get("NO_COLOR")
+    handler.setFormatter(_formatter(text=is_text(form, stream), colors=colors))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+
+
+def is_text(form: LogForm, stream: TextIO) -> bool:
+    return form == "text" or (form == "auto" and stream.isatty())
+
+
+def json_line(log: logging.Logger, message: str, **members: str) -> str:
+    """Return what the log has as a line of JSON, for a line that is printed whatever the level of the log is."""
+    record = log.makeRecord(log.name, logging.INFO, "", 0, message, (), None, extra=members)
+    return _formatter(text=False).format(record)
+
+
+def _formatter(*, text: bool, colors: bool = False) -> logging.Formatter:
     about: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
@@ -28,22 +46,15 @@ def set_up_logs(form: LogForm, level: LogLevel, stream: TextIO | None = None) ->
         _of_request,
     ]
     if text:
-        colors = stream.isatty() and not os.environ.get("NO_COLOR")
         # Its own choice of tracebacks shows variables where rich is installed, and a variable may be a payload.
         plain = structlog.dev.plain_traceback
         form_of: list[Processor] = [_printable, structlog.dev.ConsoleRenderer(colors, exception_formatter=plain)]
     else:
         form_of = [_of_process, structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=about,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *form_of],
-        )
+    return structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=about,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *form_of],
     )
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level.upper())
 
 
 def _of_request(_logger: object, _method: str, entry: EventDict) -> EventDict:

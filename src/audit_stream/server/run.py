@@ -4,6 +4,7 @@ import asyncio
 import logging
 import socket
 import ssl
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from ipaddress import ip_address
@@ -14,7 +15,7 @@ from audit_stream.embedded import EmbeddedValkey
 from audit_stream.errors import Misconfigured
 from audit_stream.keeper import check_pin
 from audit_stream.promise import describe
-from audit_stream.server.logs import set_up_logs
+from audit_stream.server.logs import is_text, json_line, set_up_logs
 from audit_stream.server.process import STARTUP_FAILURE, Server, load_tracing
 from audit_stream.server.workers import Workers
 from audit_stream.settings import Settings
@@ -25,8 +26,9 @@ log = logging.getLogger(__name__)
 
 
 def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], None] = print) -> int:
-    """Run until SIGTERM or SIGINT; return the exit code. `say` is told when the server takes requests.
+    """Run until SIGTERM or SIGINT; return the exit code. A line on standard output says when the server takes requests.
 
+    `say` prints that line for a person. Where the log is JSON, the line is JSON too and has the address as `url`.
     Raises Misconfigured before anything listens when a setting, the port or Redis is not right.
     """
     settings = Settings.from_env(environ)
@@ -54,15 +56,24 @@ def serve(environ: Mapping[str, str], *, workers: int = 1, say: Callable[[str], 
         facts = asyncio.run(_check(settings))
         host, port = sock.getsockname()[:2]
         scheme = "https" if settings.tls_cert else "http"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
         ready = (
-            f"audit-stream {__version__} on {scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+            f"audit-stream {__version__} on {url}"
             f" · chain {settings.chain!r} on {describe(facts)} ({where}) · a 201 means: {settings.ack}"
         )
+
+        def announce() -> None:
+            text = ready if workers == 1 else f"{ready} · {workers} workers"
+            if is_text(settings.log, sys.stdout):
+                say(text)
+            else:
+                print(json_line(log, text, url=url), flush=True)
+
         if workers == 1:
-            server = Server(settings, on_started=lambda: say(ready))
+            server = Server(settings, on_started=announce)
             server.run(sockets=[sock])
             return 0 if server.started else STARTUP_FAILURE
-        return Workers(environ, sock, workers).run(lambda: say(f"{ready} · {workers} workers"))
+        return Workers(environ, sock, workers).run(announce)
 
 
 def _check_tls(settings: Settings) -> None:
