@@ -2,11 +2,14 @@
 
 import ast
 import re
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from tests.harness import ROOT
 from tests.mutants import Mutant, load
+from tests.mutants.__main__ import applied
 
 MUTANTS = load()
 PAGE = (ROOT / "tests" / "README.md").read_text()
@@ -39,6 +42,18 @@ def test_a_text_that_occurs_twice_or_never_is_refused_with_the_name_of_the_mutan
     for text in ("", 2 * mutant.old):
         with pytest.raises(ValueError, match=re.escape(mutant.name)):
             mutant.applied_to(text)
+
+
+def test_a_change_is_taken_back_and_each_state_of_the_file_has_a_time_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "code.py"
+    path.write_text("one = 1\n")
+    times = [path.stat().st_mtime_ns]
+    with applied(replace(MUTANTS[0], file="code.py", old="1", new="2"), tmp_path):
+        assert path.read_text() == "one = 2\n"
+        times.append(path.stat().st_mtime_ns)
+    assert path.read_text() == "one = 1\n"
+    times.append(path.stat().st_mtime_ns)
+    assert len({time // 10**9 for time in times}) == 3
 
 
 def test_the_page_about_the_tests_has_a_line_for_each_folder_and_names_targets_that_exist() -> None:

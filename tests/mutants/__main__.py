@@ -26,7 +26,7 @@ CLEANING_UP_S = 20
 RESULTS = ("killed", "survived", "timed out")
 PASSED, FAILED = 0, 1
 # Python takes a compiled file for current when the seconds of its source's time and its size are the same.
-_times = itertools.count(int(time.time()))
+_times = itertools.count(int(time.time()) + 1)
 
 
 class NoResult(Exception):
@@ -129,6 +129,7 @@ def run_tests(copy: Path, tests: Sequence[str], *, limit_s: float) -> tuple[int 
     With CI set, a test whose database or broker is missing fails and is not skipped.
     """
     environ = {**os.environ, "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}", "CI": "true"}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # without it the copy is compiled once, and not at each run
     with tempfile.TemporaryFile("w+") as output:
         process = subprocess.Popen(
             [sys.executable, *PYTEST, *tests],
@@ -161,7 +162,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 
 
 def table(found: dict[str, Counter[str]]) -> str:
-    rows = [("area", "mutants", *RESULTS)]
+    rows: list[tuple[str, ...]] = [("area", "mutants", *RESULTS)]
     total: Counter[str] = sum(found.values(), Counter())
     for area, counts in [*found.items(), ("all", total)]:
         rows.append((area, str(counts.total()), *(str(counts[result]) for result in RESULTS)))
