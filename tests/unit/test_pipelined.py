@@ -49,7 +49,7 @@ async def a_server() -> AsyncIterator[tuple[Server, Pipelined]]:
     port = server.sockets[0].getsockname()[1]
     redis = Redis.from_pool(BlockingConnectionPool(host="127.0.0.1", port=port, protocol=2, socket_timeout=None))
     try:
-        async with redis:
+        async with redis, asyncio.timeout(20):  # an answer that never comes is a failure, and not a test without an end
             yield served, Pipelined(redis)
     finally:
         server.close()
