@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export AUDIT_STREAM_DATA_DIR ?= $(CURDIR)/data
 
-.PHONY: run lock clients test test-browser faults bus relay-kills project-kills consumer-kills lint format bench clean
+.PHONY: run lock clients test test-browser faults bus relay-kills project-kills consumer-kills mutants lint format bench clean
 
 # The environment is made again whenever what it is made from changes.
 $(VENV)/.run: pyproject.toml
@@ -52,6 +52,11 @@ project-kills: $(VENV)/.dev
 consumer-kills: $(VENV)/.dev
 	@AUDIT_STREAM_TEST_CONSUMER_KILLS=$(or $(KILLS),20) AUDIT_STREAM_TEST_CONSUMER_SEED=$(or $(SEED),1) \
 		$(BIN)/python -m pytest tests/kafka/test_killed.py -k again_and_again -n 0 -s $(ARGS)
+
+# Changes the code in one place at a time, in a copy, and shows which changes no test notices; see tests/README.md.
+# ARGS='--seed 7 --sample 20', '--only NAME', '--list'.
+mutants: $(VENV)/.dev
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 # The test of the generated clients with npm as well: it installs the pinned generator and compiler.
 clients: export AUDIT_STREAM_TEST_NPM = 1

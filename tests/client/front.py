@@ -12,9 +12,10 @@ import httpx
 # busy        503 with Retry-After, and nothing is passed on
 # cut before  the connection is closed, and nothing is passed on
 # cut after   the request is passed on, its answer thrown away and the connection closed
+# 401, 403    the token is refused, and nothing is passed on
 # portal      something that is not the server answers 200
 # hang        as `cut after`, but only once `released` is set
-Behaviour = Literal["pass", "busy", "cut before", "cut after", "portal", "hang"]
+Behaviour = Literal["pass", "busy", "cut before", "cut after", "401", "403", "portal", "hang"]
 RETRY_AFTER_S = 7
 
 
@@ -61,6 +62,9 @@ def front_of(behind: str, *behaviours: Behaviour) -> Iterator[Front]:
                 problem = b'{"title":"Service Unavailable","status":503,"detail":"Redis is away"}'
                 headers = {"Retry-After": str(RETRY_AFTER_S), "Content-Type": "application/problem+json"}
                 self.reply(503, headers, problem)
+            if behaviour in ("401", "403"):
+                problem = b'{"title":"Refused","status":%b,"detail":"this token is refused"}' % behaviour.encode()
+                self.reply(int(behaviour), {"Content-Type": "application/problem+json"}, problem)
             if behaviour == "portal":
                 self.reply(200, {"Content-Type": "text/html"}, b"<html>Please log in</html>")
             if behaviour in ("pass", "cut after", "hang"):

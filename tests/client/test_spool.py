@@ -160,6 +160,16 @@ def test_a_wrong_address_puts_nothing_aside(server: ServerProcess, path: Path) -
     assert refused_in(path) == []
 
 
+@pytest.mark.parametrize("answer", ["401", "403"])
+def test_a_token_that_is_refused_puts_nothing_aside(server: ServerProcess, path: Path, answer: Behaviour) -> None:
+    fill(path, 1, 2)
+    with front_of(server.url, answer) as front, client_of(front.url, path) as client:
+        drained = client.drain()
+        assert (drained.refused, drained.left, drained.reason) == (0, 2, "this token is refused")
+    assert refused_in(path) == []
+    assert numbers_in(server) == [1, 2]  # offered once more when the client was closed
+
+
 def test_what_is_refused_at_once_is_raised_and_not_spooled(server: ServerProcess, path: Path) -> None:
     with client_of(server.url, path) as client, pytest.raises(Refused):
         client.append("nonsense", "s")

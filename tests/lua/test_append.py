@@ -189,6 +189,15 @@ def test_what_redis_answers_to_a_command_that_it_refuses_comes_as_it_is_and_noth
     assert not script.redis.exists(SHARED, OWN, KIND)
 
 
+def test_chainbroken_for_a_chain_whose_end_was_cut_leaves_no_idempotency_key(script: Script) -> None:
+    """Redis refuses the first event when its keys are set already."""
+    script.redis.xadd(EVENTS, {"any": "entry"}, id="5-0")
+    script.redis.xdel(EVENTS, "5-0")
+    with pytest.raises(redis.ResponseError, match=r"^CHAINBROKEN 0 5$"):
+        script([EVENTS, TIME, TOKEN, KIND, SOURCE, SHARED, OWN], *head(), *event(b'{"n":1}', FIRST, b"2"))
+    assert not script.redis.exists(SHARED, OWN, KIND)
+
+
 # --- whose an idempotency key is
 
 

@@ -75,6 +75,7 @@ def test_before_the_same_is_sent_again_it_is_asked_whether_it_is_still_ours() ->
 
         async def append(self, events: Sequence[bytes]) -> Refusal | None:
             self.asked += 1
+            assert self.asked == 1, "it was sent again"
             raise Unreachable("no server")
 
     async def another_leads() -> None:
@@ -89,4 +90,3 @@ def test_before_the_same_is_sent_again_it_is_asked_whether_it_is_still_ours() ->
 
     with pytest.raises(Lost):
         asyncio.run(run())
-    assert spine.asked == 1

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from audit_stream.decoding import decode, decode_batch, line_of
+from audit_stream.decoding import decode, decode_batch, line_of, read
 from audit_stream.errors import Malformed, Refused, place_in_batch, without_place
 from audit_stream.event import PublishRequest, draft, to_json, to_json_array
 from tests.unit.drafts import AT, KINDS, body, drafted, linked, refused
@@ -127,6 +127,11 @@ def test_a_key_comes_from_the_header_or_the_body_or_both_when_they_agree() -> No
     assert draft(plain, KINDS, once="k").once == b"k"
     assert draft(keyed, KINDS).once == b"k"
     assert draft(keyed, KINDS, once="k").once == b"k"
+
+
+def test_the_key_of_a_batch_is_for_events_that_name_none() -> None:
+    assert read(body(), KINDS, key="batch:0").once == b"batch:0"
+    assert read(body(idempotency_key="own"), KINDS, key="batch:0").once == b"own"
 
 
 def test_a_header_that_contradicts_the_body_is_refused() -> None:

@@ -10,7 +10,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
-from audit_stream.pipelined import Pipelined
+from audit_stream.pipelined import Facts, Pipelined
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +49,7 @@ async def a_server() -> AsyncIterator[tuple[Server, Pipelined]]:
     port = server.sockets[0].getsockname()[1]
     redis = Redis.from_pool(BlockingConnectionPool(host="127.0.0.1", port=port, protocol=2, socket_timeout=None))
     try:
-        async with redis:
+        async with redis, asyncio.timeout(20):  # an answer that never comes is a failure, and not a test without an end
             yield served, Pipelined(redis)
     finally:
         server.close()
@@ -95,6 +95,8 @@ async def test_a_lost_connection_is_told_to_all_who_wait_and_the_next_call_opens
 
 async def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_the_next_ones() -> None:
     async with a_server() as (server, pipelined):
+        admitted: list[Facts] = []
+        pipelined.admit = admitted.append
         calls = called(pipelined, "a", "b")
         (_, first), _ = await server.heard.get(), await server.heard.get()
         calls[0].cancel()
@@ -105,6 +107,7 @@ async def test_an_answer_that_nobody_waits_for_any_more_is_not_taken_for_the_nex
         assert (text, second is first) == (b"c", False)
         second.write(b"$1\r\nc\r\n")
         assert await again[0] == "c"
+        assert len(admitted) == 2  # the next connection may lead to another server, and is looked at as any other
 
 
 @pytest.mark.parametrize(
