@@ -92,11 +92,11 @@ class DeadLetters:
         left = list(letters)
         while not assignment.revoked:
             try:
-                if place is None:
-                    place = await self._begin(assignment, left[0].record.offset)
-                    if assignment.revoked:
-                        return  # the next owner has the note, and the records
-                else:
+                tried = place is not None
+                place = await self._begin(assignment, letters[0].record.offset)
+                if assignment.revoked:
+                    return  # the next owner has the note, and the records
+                if tried:
                     # What became of those that were not answered, the DLQ itself tells.
                     found = await self._found(assignment, place)
                     left = [letter for letter in left if letter.record.offset not in found]
@@ -115,15 +115,23 @@ class DeadLetters:
                 return
 
     async def _begin(self, assignment: Assignment, offset: int) -> Place:
-        if place := Place.parse(assignment.topic + DLQ, assignment.note):
-            return place  # it is committed, beside an offset before this one
-        async with self._writing:
-            place = await asyncio.to_thread(self._end_of, assignment.topic + DLQ, assignment.partition)
+        """Return where the dead letters begin, with a note of it committed beside an offset before them.
+
+        The commit is made before each attempt to write, also where the note is known: the broker refuses it from a
+        consumer that has lost the partition and does not know it yet, so that two owners do not write the same.
+        """
+        known = Place.parse(assignment.topic + DLQ, assignment.note)
+        if known is None:
+            async with self._writing:
+                place = await asyncio.to_thread(self._end_of, assignment.topic + DLQ, assignment.partition)
+        else:
+            place = known
         assignment.note = str(place)
         try:
             await self._broker.note(assignment, offset)
         except KafkaException:
-            assignment.note = ""
+            if known is None:
+                assignment.note = ""
             raise
         return place
 
