@@ -126,8 +126,9 @@ class Stream:
 
     def _make_link_keys(self, kind: bytes, source: bytes) -> tuple[bytes, bytes, bytes, bytes]:
         # What Lua would have to escape, it is given escaped: it never encodes JSON.
-        text = b"" if quoted(source) == b'"%b"' % source else quoted(source)
-        return text, self.keys.kind(kind), self.keys.source(source), self.keys.own_once(source)
+        text = quoted(source)
+        escaped = b"" if text == b'"%b"' % source else text
+        return escaped, self.keys.kind(kind), self.keys.source(source), self.keys.own_once(source)
 
     # --- read
 
